@@ -1,0 +1,1 @@
+"""Recordings on disk in, sensor chunks out: one reader per format."""

@@ -1,0 +1,1 @@
+"""Signal encoders: networks, features, engines and checkpoints."""
