@@ -1,0 +1,257 @@
+"""Paths of any mix of files and folders in, one time-ordered stream of chunks out.
+
+Time of a file, in this order: what the file says, its columns, its name, then `ReadOptions.start`
++ index x `period_s` (without a period one after the other, each a new epoch). The time part of a
+file name is no part of the sensor id, so that `pump_20240501_120000.wav` and the file of an hour
+later are one sensor `pump`. Files of one sensor are read in a row, never interleaved.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from connectors.files import audio, index_set
+from connectors.files.chains import PlannedFile, stream
+from connectors.files.recording import (
+    MAX_RATE_HZ,
+    ChannelInfo,
+    Description,
+    ReadError,
+    ReadOptions,
+    Recording,
+    report,
+    sensor_name,
+    with_options,
+)
+from connectors.files.times import time_in_name
+from pipeline.messages import NS_PER_S, SensorChunk
+
+DEFAULTS = ReadOptions()
+
+_READERS: dict[str, Callable[[Path, ReadOptions], list[Recording]]] = {
+    "audio": audio.recordings,
+    "index-set": index_set.recordings,
+}
+_LAYOUTS: dict[str, Callable[[Path], bool]] = {"index-set": index_set.is_index_set}
+_MAGIC = (
+    (b"RIFF", "audio"),
+    (b"RF64", "audio"),
+    (b"fLaC", "audio"),
+    (b"FORM", "audio"),
+    (b"OggS", "audio"),
+)
+_SUFFIXES = dict.fromkeys((".wav", ".flac", ".aif", ".aiff", ".ogg", ".oga", ".w64"), "audio")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file, or one folder with a known layout.
+
+    Attributes:
+        kind: Reader that takes it.
+        name: What its sensors are called by default: path within the given folder, no suffix.
+    """
+
+    path: Path
+    kind: str
+    name: str
+
+    def chunks(self, options: ReadOptions = DEFAULTS) -> Iterator[SensorChunk]:
+        """Its chunks, in order of time."""
+        return _stream([self], options)
+
+    def describe(self, options: ReadOptions = DEFAULTS) -> Description:
+        """What it holds, from its headers."""
+        found = recordings(self, options)
+        notes = [note for r in found for note in r.notes]
+        if any(r.sample_rate_hz is None for r in found):
+            notes.append("rate unknown: pass --rate")
+        if any(r.start_ns is None for r in found):
+            notes.append("no time: pass --start, or it begins 2000-01-01T00:00:00Z")
+        labels: dict[str, int] = {}
+        for label, n in (item for r in found for item in r.labels):
+            labels[label] = labels.get(label, 0) + n
+        return Description(
+            path=self.path,
+            kind=self.kind,
+            channels=tuple(info for r in found for info in _infos(r)),
+            duration_s=_duration_s(found),
+            n_captures=max(r.n_captures for r in found),
+            labels=tuple(sorted(labels.items())),
+            notes=tuple(dict.fromkeys(notes)),
+        )
+
+
+def discover(paths: Sequence[Path | str], options: ReadOptions = DEFAULTS) -> list[Source]:
+    """What each path is: a file by content, then suffix; a folder by layout, then its files.
+
+    Raises:
+        ReadError: A path that is missing, or no signal file, where `on_error` is `stop`.
+    """
+    found: list[Source] = []
+    for given in map(Path, paths):
+        try:
+            found.extend(_expand(given, given, options))
+        except ReadError as error:
+            report(error, options)
+    return found
+
+
+def describe(path: Path | str, options: ReadOptions = DEFAULTS) -> list[Description]:
+    """Descriptions of what a path holds; one for a file, one per source for a folder."""
+    described = []
+    for source in discover([path], options):
+        try:
+            described.append(source.describe(options))
+        except ReadError as error:
+            report(error, options)
+    return described
+
+
+def read(paths: Sequence[Path | str], *, options: ReadOptions = DEFAULTS) -> Iterator[SensorChunk]:
+    """All chunks of all paths by start time; headers are read now, samples when asked for.
+
+    Raises:
+        ReadError: A broken file where `on_error` is `stop`; now or while reading.
+    """
+    return _stream(discover(paths, options), options)
+
+
+def recordings(source: Source, options: ReadOptions = DEFAULTS) -> list[Recording]:
+    """A source's recordings, with the names, units and times that options and file name give."""
+    timed = time_in_name(source.path.stem, options.time_pattern) or time_in_name(source.path.name)
+    name = source.name
+    if timed is not None:
+        name = (time_in_name(name, options.time_pattern) or (0, name))[1].strip("/")
+        name = name or source.path.parent.name or "sensor"
+    try:
+        found = _READERS[source.kind](source.path, options)
+    except OSError as error:
+        raise ReadError(source.path, f"cannot be read ({error})") from error
+    named = [_named(recording, source, name, options) for recording in found]
+    if timed is None:
+        return named
+    return [
+        replace(r, start_ns=timed[0], time_source="file name") if r.start_ns is None else r
+        for r in named
+    ]
+
+
+def _named(recording: Recording, source: Source, name: str, options: ReadOptions) -> Recording:
+    def named(channel_name: str) -> str:
+        return sensor_name(
+            options.sensor,
+            f"{name}/{channel_name}" if channel_name else name,
+            channel=channel_name,
+            stem=source.path.stem,
+            folder=source.path.parent.name,
+        )
+
+    channels = tuple(
+        c
+        if c.sensor_id
+        else replace(with_options(c, options, recording.full_scale), sensor_id=named(c.name))
+        for c in recording.channels
+    )
+    rate = recording.sample_rate_hz or options.sample_rate_hz
+    if rate is not None and not 0.0 < rate <= MAX_RATE_HZ:
+        raise ReadError(source.path, f"sample rate {rate} Hz, must lie in 0-{MAX_RATE_HZ:.0f} Hz")
+    return replace(recording, channels=channels, sample_rate_hz=rate)
+
+
+def _expand(path: Path, root: Path, options: ReadOptions) -> Iterator[Source]:
+    if not path.exists():
+        raise ReadError(path, "no such file or folder", "check the path")
+    if not path.is_dir():
+        kind = kind_of(path)
+        if kind is None:
+            known = ", ".join(sorted({*_SUFFIXES}))
+            raise ReadError(path, "not a signal file of a known format", f"known: {known}")
+        yield _source(path, kind, root)
+        return
+    for kind, is_layout in _LAYOUTS.items():
+        if is_layout(path):
+            yield _source(path, kind, root)
+            return
+    ignored = []
+    for entry in sorted(path.iterdir()):
+        if entry.name.startswith(".") or (entry.is_dir() and entry.is_symlink()):
+            continue
+        if entry.is_dir() or kind_of(entry) is not None:
+            yield from _expand(entry, root, options)
+        else:
+            ignored.append(entry.name)
+    if ignored:
+        shown = ", ".join(ignored[:5]) + (", ..." if len(ignored) > 5 else "")
+        options.on_problem(f"{path}: {len(ignored)} files are no signal files, ignored: {shown}")
+
+
+def _source(path: Path, kind: str, root: Path) -> Source:
+    inside = path.relative_to(root) if path != root else Path(path.name)
+    name = inside if path.is_dir() or kind == "plain" else inside.with_suffix("")
+    return Source(path, kind, name.as_posix())
+
+
+def kind_of(path: Path) -> str | None:
+    """Reader of a file by its first bytes, else by its suffix; None where nobody takes it."""
+    with path.open("rb") as file:
+        head = file.read(128)
+    for magic, kind in _MAGIC:
+        if head.startswith(magic):
+            return kind
+    return _SUFFIXES.get(path.suffix.lower())
+
+
+def _infos(recording: Recording) -> Iterator[ChannelInfo]:
+    for channel in recording.channels:
+        yield ChannelInfo(
+            sensor_id=channel.sensor_id,
+            name=channel.name,
+            sample_rate_hz=recording.sample_rate_hz,
+            unit=channel.unit,
+            scale=channel.scale,
+            encoding=channel.encoding,
+            n_samples=recording.n_samples,
+            start_ns=recording.start_ns,
+            time_source=recording.time_source,
+        )
+
+
+def _end_ns(recording: Recording, start_ns: int) -> int | None:
+    if recording.end_ns is not None:
+        return recording.end_ns
+    if recording.n_samples is None or recording.sample_rate_hz is None:
+        return None
+    return start_ns + round(recording.n_samples * NS_PER_S / recording.sample_rate_hz)
+
+
+def _duration_s(found: list[Recording]) -> float | None:
+    spans = [(r.start_ns or 0, _end_ns(r, r.start_ns or 0)) for r in found]
+    ends = [end for _, end in spans if end is not None]
+    if len(ends) < len(spans):
+        return None
+    return (max(ends) - min(start for start, _ in spans)) / NS_PER_S
+
+
+def _stream(sources: Sequence[Source], options: ReadOptions) -> Iterator[SensorChunk]:
+    planned = []
+    for source in sources:
+        try:
+            planned.append(_planned(source, options))
+        except ReadError as error:
+            report(error, options)
+    return stream(planned, options)
+
+
+def _planned(source: Source, options: ReadOptions) -> PlannedFile:
+    found = recordings(source, options)
+    if any(r.sample_rate_hz is None for r in found):
+        raise ReadError(source.path, "rate unknown", "pass --rate")
+    starts = [r.start_ns for r in found if r.start_ns is not None]
+    return PlannedFile(
+        path=source.path,
+        open=partial(recordings, source, options),
+        sensors=frozenset(c.sensor_id for r in found for c in r.channels),
+        start_ns=min(starts) if len(starts) == len(found) else None,
+    )
