@@ -118,7 +118,13 @@ class Window:
 
 
 StreamEventKind = Literal[
-    "gap", "overlap", "late", "duplicate", "clock_step", "rate_change", "format_change",
+    "gap",
+    "overlap",
+    "late",
+    "duplicate",
+    "clock_step",
+    "rate_change",
+    "format_change",
     "epoch_change",
 ]
 
@@ -199,6 +205,7 @@ class DriftScore:
     Attributes:
         distance: 1-NN cosine distance to the bank, 0-2; nan while learning.
         score: Calibrated z of log distance: 0 typical of health, about 1 per healthy spread.
+        limit: Score that the false-alarm budget allows a healthy window, from its own tail.
         level_ratio: RMS / baseline RMS; nan while learning.
         ratios: Severity name -> evidence / limit; >= 1 means over that severity's limit.
         reason: Detector that is furthest over its limit (`drift`, `level`, `adwin`, ...).
@@ -215,6 +222,7 @@ class DriftScore:
     model_id: str
     distance: float
     score: float
+    limit: float
     level_ratio: float
     ratios: dict[str, float] = field(default_factory=dict)
     reason: str = ""
