@@ -55,6 +55,31 @@ class EchoFeatures(_Pair):
         return made
 
 
+def place_tokens(
+    embedded: Tensor, codes: Tensor, cls_token: Tensor, pos_embed: Tensor, runs: Sequence[Run]
+) -> Tensor:
+    """Flat input tokens of the encoder: per band CLS + code, then patch + position + code.
+
+    Args:
+        embedded: (sum of P, D) projected patches, band after band.
+        codes: (bands, D), one frequency code per band.
+        cls_token: (1, 1, D); it gets no time position.
+        pos_embed: (1, 1 + P_max, D), row 0 unused.
+        runs: How the bands lie: consecutive bands of one length.
+
+    Returns:
+        (M, D).
+    """
+    out, patch, band = [], 0, 0
+    for bands, length in runs:
+        code = codes[band : band + bands, None]
+        part = embedded[patch : patch + bands * (length - 1)].view(bands, length - 1, -1)
+        placed = part + pos_embed[:, 1:length] + code
+        out.append(torch.cat([cls_token + code, placed], dim=1).flatten(0, 1))
+        patch, band = patch + bands * (length - 1), band + bands
+    return out[0] if len(out) == 1 else torch.cat(out)
+
+
 class PatchEmbedding(nn.Module):
     """Convolution with stride = kernel over a band, held under its published name."""
 
@@ -81,7 +106,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, runs: Sequence[Run]) -> Tensor:
         """Attend within bands: (M, D) to (M, D)."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (M, 3D)
-        parts = qkv.split([run.bands * run.tokens for run in runs])
+        parts = torch.split(qkv, [run.bands * run.tokens for run in runs])
         mixed = [self._mix(part, run) for part, run in zip(parts, runs, strict=True)]
         out: Tensor = self.out_proj(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
         return out
@@ -122,9 +147,13 @@ class BandEncoder(nn.Module):
 
     def forward(self, x: Tensor, runs: Sequence[Run]) -> Tensor:
         """All layers over flat tokens: (M, D) to (M, D)."""
-        for layer in self.layers:
-            x = layer(x, runs)
+        for block in self.blocks():
+            x = block(x, runs)
         return x
+
+    def blocks(self) -> list[Block]:
+        """The layers, typed."""
+        return [layer for layer in self.layers if isinstance(layer, Block)]
 
 
 class Echo(nn.Module):
@@ -256,27 +285,6 @@ class Echo(nn.Module):
         bins = self.band_bins(sample_rate)
         return features.frequency_code(bins, n_fft, self.config.embed_dim)
 
-    def tokens(self, patches: Tensor, codes: Tensor, runs: Sequence[Run]) -> Tensor:
-        """Flat input tokens of the encoder.
-
-        Args:
-            patches: (sum of P, band_width * patch_frames), band after band.
-            codes: (sum of bands, D), one frequency code per band.
-            runs: How the bands lie: consecutive bands of one length.
-
-        Returns:
-            (M, D): per band CLS + code, then patch + position + code.
-        """
-        embedded = self.patch_embed(patches)
-        out, patch, band = [], 0, 0
-        for bands, length in runs:
-            code = codes[band : band + bands, None]
-            part = embedded[patch : patch + bands * (length - 1)].view(bands, length - 1, -1)
-            placed = part + self.pos_embed[:, 1:length] + code
-            out.append(torch.cat([self.cls_token + code, placed], dim=1).flatten(0, 1))
-            patch, band = patch + bands * (length - 1), band + bands
-        return torch.cat(out)
-
     def forward(self, bands: Tensor, codes: Tensor) -> Tensor:
         """Encode bands of one length.
 
@@ -289,7 +297,9 @@ class Echo(nn.Module):
         """
         patches = features.to_patches(bands, self.config.patch_frames)
         run = Run(bands.shape[0], 1 + patches.shape[1])
-        x = self.encoder(self.tokens(patches.flatten(0, 1), codes, [run]), [run])
+        embedded = self.patch_embed(patches.flatten(0, 1))
+        tokens = place_tokens(embedded, codes, self.cls_token, self.pos_embed, [run])
+        x = self.encoder(tokens, [run])
         out: Tensor = self.norm(x)
         return out.view(run.bands, run.tokens, -1)
 

@@ -111,7 +111,7 @@ def log_spectrogram(waves: Tensor, sample_rate_hz: float) -> Tensor:
     """
     n_fft, hop = frame_sizes(sample_rate_hz)
     centred = waves - waves.mean(-1, keepdim=True, dtype=torch.float64).to(torch.float32)
-    magnitude = AF.spectrogram(
+    magnitude: Tensor = AF.spectrogram(
         centred,
         pad=0,
         window=hann(n_fft, str(waves.device)),
@@ -156,8 +156,13 @@ def split_bands(spec: Tensor, bins: Bins, width: int) -> Tensor:
 
     Zero is the mean log level of the training audio, not silence.
     """
-    pieces = [F.pad(spec[:, lo:hi], (0, 0, width - (hi - lo), 0)) for lo, hi in bins]
-    return torch.stack(pieces, dim=1)  # (B, K, width, T)
+    aligned = 0  # leading bands that lie side by side from bin 0, taken in one slice
+    while aligned < len(bins) and bins[aligned] == (aligned * width, (aligned + 1) * width):
+        aligned += 1
+    rows = [spec[:, : aligned * width]]
+    for lo, hi in bins[aligned:]:
+        rows += [spec.new_zeros(spec.shape[0], width - (hi - lo), spec.shape[2]), spec[:, lo:hi]]
+    return torch.cat(rows, dim=1).view(spec.shape[0], len(bins), width, spec.shape[2])
 
 
 def to_patches(bands: Tensor, patch_frames: int) -> Tensor:
@@ -167,7 +172,7 @@ def to_patches(bands: Tensor, patch_frames: int) -> Tensor:
     """
     patches = -(-bands.shape[-1] // patch_frames)
     filled = F.pad(bands, (0, patches * patch_frames - bands.shape[-1]))
-    columns = filled.unflatten(-1, (patches, patch_frames))  # (..., width, P, patch)
+    columns = filled.view(*filled.shape[:-1], patches, patch_frames)  # (..., width, P, patch)
     return columns.transpose(-3, -2).flatten(-2)
 
 
