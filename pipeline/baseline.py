@@ -260,7 +260,9 @@ class Baseline:
 
     def _log_distances(self) -> NDArray[np.float64]:
         """(n,) log of each bank window's distance to the nearest one outside its own block."""
-        return np.log(np.maximum(self._gram().min(axis=1), DISTANCE_FLOOR))
+        nearest = self._gram().min(axis=1).astype(np.float64)
+        logs: NDArray[np.float64] = np.log(np.maximum(nearest, DISTANCE_FLOOR))
+        return logs
 
     def _gram(self) -> NDArray[np.float32]:
         """(n, n) cosine distances, infinite inside a block."""

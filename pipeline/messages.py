@@ -26,6 +26,10 @@ FULL_SCALE: dict[Encoding, float] = {
 }
 
 
+BandEdges = tuple[tuple[float, float], ...]
+"""((low, high), ...) in Hz, one per band."""
+
+
 class Flags(IntFlag):
     """What the device said about a chunk."""
 
@@ -234,6 +238,25 @@ class DriftScore:
     trained: bool = False
 
 
+SpectrumKind = Literal["healthy", "alarm", "latest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """An amplitude spectrum worth keeping: of health, of an alarm, of the newest window.
+
+    Attributes:
+        freq_hz: (F,) float32.
+        amplitude: (F,) float32, in the sensor's unit.
+    """
+
+    sensor_id: str
+    at_ns: int
+    kind: SpectrumKind
+    freq_hz: NDArray[np.float32]
+    amplitude: NDArray[np.float32]
+
+
 SensorStatus = Literal["learning", "ok", "stopped", "unknown", "advisory", "alert", "alarm"]
 
 
@@ -298,6 +321,53 @@ class WindowResult:
     features: Features | None = None
     drift: DriftScore | None = None
     transitions: tuple[Transition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Processed:
+    """What one micro-batch gave, each list in stream order."""
+
+    windows: tuple[WindowResult, ...]
+    events: tuple[StreamEvent, ...]
+    spectra: tuple[Spectrum, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """One sensor's windows over time, as columns; each array is (n,) unless said otherwise.
+
+    Attributes:
+        end_ns: int64, increasing.
+        status: (n,) str, see `SensorStatus`.
+        faults: (n,) str, comma separated names, empty where healthy.
+        ratio: Largest evidence / limit of the alarm severity.
+        learning_pct: 0-100.
+        band_edges_hz: K pairs.
+        band_shares: (n, K) float32, nan where nothing was scored.
+        octaves_hz: (O,) centres.
+        octaves_db: (n, O) float32, nan where unknown.
+
+    The other columns are float64, nan where unknown, named as in `Features` and `DriftScore`.
+    """
+
+    sensor_id: str
+    end_ns: NDArray[np.int64]
+    status: NDArray[np.str_]
+    faults: NDArray[np.str_]
+    rms: NDArray[np.float64]
+    peak: NDArray[np.float64]
+    crest: NDArray[np.float64]
+    kurtosis: NDArray[np.float64]
+    velocity_mm_s: NDArray[np.float64]
+    score: NDArray[np.float64]
+    limit: NDArray[np.float64]
+    level_ratio: NDArray[np.float64]
+    ratio: NDArray[np.float64]
+    learning_pct: NDArray[np.float64]
+    band_edges_hz: BandEdges
+    band_shares: NDArray[np.float32]
+    octaves_hz: NDArray[np.float64]
+    octaves_db: NDArray[np.float32]
 
 
 State = dict[str, Any]

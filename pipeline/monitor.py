@@ -1,0 +1,175 @@
+"""Chunks of any mix of sensors in; window results, stream events and spectra out.
+
+`process` is one micro-batch: every sensor cuts its windows, all windows worth it are embedded in
+one call, then each is judged in stream order. How chunks are grouped into batches changes nothing but
+speed. Time is event time: a sensor is silent when the others have moved on without it.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.messages import (
+    BandEdges,
+    Processed,
+    Samples,
+    SensorChunk,
+    Spectrum,
+    State,
+    StreamEvent,
+    WindowResult,
+)
+from pipeline.sensor import Cut, SensorMonitor
+
+VERSION = 1
+
+
+class Encoder(Protocol):
+    """What the monitor asks of a model."""
+
+    @property
+    def model_id(self) -> str:
+        """Name that a baseline is bound to."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether its weights have learnt anything."""
+
+    def embed(
+        self,
+        samples: Sequence[Samples],
+        sample_rates_hz: Sequence[float],
+        gains: Sequence[float] | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """(N,) windows of any rates and lengths in, (K, D) each out."""
+
+    def band_edges_hz(self, sample_rate_hz: float) -> BandEdges:
+        """Frequency range of each of the K bands."""
+
+
+class Monitor:
+    """All sensors of one worker or one embedded run.
+
+    Args:
+        encoder: Model for all of them.
+        make_sensor: Sensor id -> fresh `SensorMonitor`; called at its first chunk.
+    """
+
+    def __init__(self, encoder: Encoder, make_sensor: Callable[[str], SensorMonitor]) -> None:
+        self._encoder = encoder
+        self._make_sensor = make_sensor
+        self._sensors: dict[str, SensorMonitor] = {}
+        self._edges: dict[float, BandEdges] = {}
+        self._now_ns = 0
+        self._deadlines: list[tuple[int, str]] = []
+        self._expected: set[str] = set()
+
+    @property
+    def sensors(self) -> dict[str, SensorMonitor]:
+        """Sensor id -> its monitor, for every sensor seen."""
+        return self._sensors
+
+    def process(self, chunks: Iterable[SensorChunk]) -> Processed:
+        """Take a micro-batch; the result does not depend on how chunks are batched."""
+        cuts: list[tuple[SensorMonitor, Cut]] = []
+        events: list[StreamEvent] = []
+        for chunk in chunks:
+            sensor = self._sensor(chunk.sensor_id)
+            found, happened = sensor.cut(chunk)
+            cuts.extend((sensor, cut) for cut in found)
+            events.extend(happened)
+        return self._judge(cuts, events)
+
+    def flush(self) -> Processed:
+        """End of the stream: what the windowers hold, and the newest spectrum of each sensor."""
+        cuts: list[tuple[SensorMonitor, Cut]] = []
+        events: list[StreamEvent] = []
+        for sensor in self._sensors.values():
+            found, happened = sensor.flush()
+            cuts.extend((sensor, cut) for cut in found)
+            events.extend(happened)
+        done = self._judge(cuts, events)
+        latest = [sensor.latest_spectrum() for sensor in self._sensors.values()]
+        spectra = (*done.spectra, *(picture for picture in latest if picture is not None))
+        return Processed(done.windows, done.events, spectra)
+
+    def _sensor(self, sensor_id: str) -> SensorMonitor:
+        if sensor_id not in self._sensors:
+            self._sensors[sensor_id] = self._make_sensor(sensor_id)
+        return self._sensors[sensor_id]
+
+    def _judge(self, cuts: list[tuple[SensorMonitor, Cut]], events: list[StreamEvent]) -> Processed:
+        wanted = [cut for _, cut in cuts if cut.gain != 0.0]
+        embeddings = iter(
+            self._encoder.embed(
+                [cut.window.samples for cut in wanted],
+                [cut.window.sample_rate_hz for cut in wanted],
+                [cut.gain for cut in wanted],
+            )
+            if wanted
+            else ()
+        )
+        results: list[WindowResult] = []
+        spectra: list[Spectrum] = []
+        for sensor, cut in cuts:
+            results.extend(self._silences(cut.window.end_ns))
+            embedding = next(embeddings) if cut.gain != 0.0 else None
+            judged = sensor.judge(cut, embedding, self._band_edges(cut.window.sample_rate_hz))
+            results.append(judged.result)
+            spectra.extend(judged.spectra)
+            self._expect(sensor)
+        return Processed(tuple(results), tuple(events), tuple(spectra))
+
+    def _band_edges(self, sample_rate_hz: float) -> BandEdges:
+        if sample_rate_hz not in self._edges:
+            self._edges[sample_rate_hz] = self._encoder.band_edges_hz(sample_rate_hz)
+        return self._edges[sample_rate_hz]
+
+    def _expect(self, sensor: SensorMonitor) -> None:
+        """Wait for this sensor's next window; each sensor is in the heap at most once."""
+        if sensor.sensor_id not in self._expected:
+            self._expected.add(sensor.sensor_id)
+            heapq.heappush(self._deadlines, (sensor.deadline_ns, sensor.sensor_id))
+
+    def _silences(self, now_ns: int) -> list[WindowResult]:
+        """Results of the sensors whose deadline the stream's event time has passed."""
+        self._now_ns = max(self._now_ns, now_ns)
+        results = []
+        while self._deadlines and self._deadlines[0][0] < self._now_ns:
+            _, sensor_id = heapq.heappop(self._deadlines)
+            sensor = self._sensors[sensor_id]
+            if sensor.deadline_ns >= self._now_ns:
+                heapq.heappush(self._deadlines, (sensor.deadline_ns, sensor_id))
+                continue
+            self._expected.discard(sensor_id)
+            results.append(sensor.silence())
+        return results
+
+    def export_state(self) -> State:
+        """What is known beyond the sensors, as one versioned value."""
+        return {
+            "version": VERSION,
+            "now_ns": self._now_ns,
+            "deadlines": [[at_ns, sensor_id] for at_ns, sensor_id in self._deadlines],
+        }
+
+    def import_state(self, state: State, sensors: Mapping[str, tuple[State, State]]) -> None:
+        """Go on from exported states.
+
+        Args:
+            state: From `export_state`.
+            sensors: Sensor id -> (`export_live`, `export_baseline`) of its `SensorMonitor`.
+
+        Raises:
+            ValueError: for a state of another version or another model.
+        """
+        if state.get("version") != VERSION:
+            raise ValueError(f"state version must be {VERSION}, got {state.get('version')}")
+        self._now_ns = state["now_ns"]
+        self._deadlines = [(at_ns, sensor_id) for at_ns, sensor_id in state["deadlines"]]
+        self._expected = {sensor_id for _, sensor_id in self._deadlines}
+        for sensor_id, (live, baseline) in sensors.items():
+            self._sensor(sensor_id).import_state(live, baseline)
