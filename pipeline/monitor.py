@@ -1,8 +1,8 @@
 """Chunks of any mix of sensors in; window results, stream events and spectra out.
 
 `process` is one micro-batch: every sensor cuts its windows, all windows worth it are embedded in
-one call, then each is judged in stream order. How chunks are grouped into batches changes nothing but
-speed. Time is event time: a sensor is silent when the others have moved on without it.
+one call, then each is judged in stream order. How chunks are grouped into batches changes nothing
+but speed. Time is event time: a sensor is silent when the others have moved on without it.
 """
 
 import heapq
