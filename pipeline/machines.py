@@ -1,17 +1,17 @@
 """Speed and load over time in, the vibration of a machine at one sensor out.
 
-Levels are g (or the sensor's unit), times are seconds since the start of the simulation. The shaft's
-angle is a closed form of time, so that blocks may be cut anywhere and captures may skip time. Lines
-and resonances above `NYQUIST_SHARE` of the sample rate are left out, as an anti-alias filter would.
+Levels are g, times are seconds since the start of the simulation. The shaft's angle is a closed
+form of time, so that blocks may be cut anywhere and captures may skip time. Lines and resonances
+above `NYQUIST_SHARE` of the sample rate are left out, as an anti-alias filter would.
 
 Sources: bearing orders after Randall and Antoni, Rolling element bearing diagnostics - a tutorial,
-MSSP 25 (2011); peaking sections after R. Bristow-Johnson's audio EQ cookbook; pink noise by his three
-pole approximation.
+MSSP 25 (2011); peaking sections after R. Bristow-Johnson's audio EQ cookbook; pink noise by his
+three pole approximation.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import atan, ceil, cos, exp, floor, log, pi, radians, sin, sqrt
+from math import ceil, cos, exp, floor, log, pi, radians, sin, sqrt
 from typing import Protocol
 
 import numpy as np
@@ -73,9 +73,8 @@ class Drive:
     def speed_hz(self, t: ArrayLike) -> F64:
         """Shaft speed, same shape as `t`."""
         time = np.asarray(t, dtype=np.float64)
-        return np.asarray(
-            np.interp(self._warp(time), self._t, self._speed) * (1 + self._wandering(time))
-        )
+        base = np.interp(self._warp(time), self._t, self._speed)
+        return np.asarray(base * (1 + self._wandering(time)))
 
     def load(self, t: ArrayLike) -> F64:
         """Load 0-1, same shape as `t`."""
@@ -85,16 +84,15 @@ class Drive:
 
     def _wandering(self, t: F64) -> F64:
         w = 2 * pi / self.wander_s
-        return self.wander * (
-            0.7 * np.sin(w * t + self.shift) + 0.3 * np.sin(2.7 * w * t + 3 * self.shift)
-        )
+        slow, fast = np.sin(w * t + self.shift), np.sin(2.7 * w * t + 3 * self.shift)
+        return np.asarray(self.wander * (0.7 * slow + 0.3 * fast))
 
     def _warp(self, t: F64) -> F64:
         """Time plus the integral of the wandering: the speed changes, a standstill stays one."""
         w = 2 * pi / self.wander_s
         slow = 0.7 * (np.cos(self.shift) - np.cos(w * t + self.shift))
         fast = 0.3 / 2.7 * (np.cos(3 * self.shift) - np.cos(2.7 * w * t + 3 * self.shift))
-        return t + self.wander / w * (slow + fast)
+        return np.asarray(t + self.wander / w * (slow + fast))
 
 
 class Block:
@@ -401,12 +399,3 @@ class Signal:
         for component in self.components:
             component.add_to(out, block)
         return out
-
-
-def band_share(half_widths: float) -> float:
-    """Share of a resonance's energy within so many half-power half-widths.
-
-    >>> round(band_share(3), 2)
-    0.8
-    """
-    return 2 / pi * atan(half_widths)

@@ -1,6 +1,6 @@
 """The signal at a sensor in, what a faulty sensor delivers out: chunk by chunk.
 
-Each fault has a name, which is also the name under which `pipeline.health` reports it where it does:
+Each fault has a name, which is also the one under which `pipeline.health` reports it where it does:
 `flatline`, `clipping`, `dropout`, `bias_shift`, `ski_slope`, `non_finite`, `rate_mismatch`,
 `sample_loss`, `gap`, `clock_step`.
 """

@@ -5,6 +5,7 @@ around 1 mm/s RMS, broadband acceleration of 0.05-0.2 g.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -94,16 +95,17 @@ def machine_fault(
 
     Args:
         name: One of `MACHINE_FAULTS`.
-        onset_s, end_s: It grows exponentially in between.
+        onset_s: It is not there before.
+        end_s: It grows exponentially from `onset_s` to here.
         speed_hz: Nominal shaft speed.
         near: 1 at the sensor next to it, less further away.
         seed: Of the times and strengths of its impacts; the same for all sensors of the asset.
     """
     if name in LINE_FAULTS:
-        order, first, last = LINE_FAULTS[name]
+        line, first, last = LINE_FAULTS[name]
         growth = Growth(onset_s, end_s, first * near, last * near)
-        hz = order * speed_hz
-        return Tones(((order, 1.0, 0.7),), growth=growth), (0.85 * hz, 1.15 * hz)
+        hz = line * speed_hz
+        return Tones(((line, 1.0, 0.7),), growth=growth), (0.85 * hz, 1.15 * hz)
     order, resonance_hz, damping, last, jitter, spread, modulation, depth = IMPACT_FAULTS[name]
     growth = Growth(onset_s, end_s, 0.02 * last * near, last * near)
     fault = Impacts(
@@ -113,7 +115,7 @@ def machine_fault(
 
 
 # name -> order, amplitude at the onset and at the end (g)
-LINE_FAULTS = {"unbalance": (1, 0.004, 0.25), "misalignment": (2, 0.004, 0.4)}
+LINE_FAULTS = {"unbalance": (1, 0.004, 0.4), "misalignment": (2, 0.004, 0.4)}
 
 # name -> order, resonance_hz, damping, last RMS (g), jitter, spread, modulation order, depth
 IMPACT_FAULTS = {
@@ -127,7 +129,7 @@ IMPACT_FAULTS = {
 MACHINE_FAULTS = (*LINE_FAULTS, *IMPACT_FAULTS)
 
 
-def steady(speed_hz: float, rng: Rng) -> Drive:
+def steady(speed_hz: float, _run_s: float, rng: Rng) -> Drive:
     """A machine that runs all the time at one nominal speed."""
     return Drive(speed_hz, wander_s=rng.uniform(300, 500), shift=rng.uniform())
 
@@ -158,8 +160,8 @@ def start_stop(speed_hz: float, run_s: float, rng: Rng) -> Drive:
 
 
 DRIVES: dict[str, Callable[[float, float, Rng], Drive]] = {
-    "steady": lambda speed_hz, _run_s, rng: steady(speed_hz, rng),
-    "regimes": lambda speed_hz, run_s, rng: regimes(speed_hz, run_s, rng),
-    "two_regimes": lambda speed_hz, run_s, rng: regimes(speed_hz, run_s, rng, count=2),
+    "steady": steady,
+    "regimes": regimes,
+    "two_regimes": partial(regimes, count=2),
     "start_stop": start_stop,
 }
