@@ -70,7 +70,7 @@ def _gearbox(rng: Rng) -> tuple[tuple[Component, ...], Noise]:
 
 
 def _compressor(rng: Rng) -> tuple[tuple[Component, ...], Noise]:
-    strokes = Tones(_lines(rng, (2, 0.04), (4, 0.05), (6, 0.03), (8, 0.02)), load_share=0.5)
+    strokes = Tones(_lines(rng, (2, 0.02), (4, 0.04), (6, 0.03), (8, 0.02)), load_share=0.5)
     return (_rotor(rng), strokes), _noise(rng, 0.16)
 
 
