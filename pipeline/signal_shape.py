@@ -1,0 +1,205 @@
+"""ADC numbers in, what they look like out: runs, extremes, mean, slow and fast power.
+
+Pure measurements for `pipeline.health`, in ADC steps, made for speed: the common case, a live
+signal, costs a few passes over the samples; runs are only counted where there are long ones.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.messages import Samples
+
+# Block means over 50 ms are a low-pass at 9 Hz (-3 dB, sinc), well below a 25 Hz shaft.
+SLOW_BLOCK_S = 0.05
+# Fewer blocks (0.4 s) cannot tell a slope from a slow vibration.
+MIN_SLOW_BLOCKS = 8
+# Shorter runs are rounding at any rate.
+MIN_RUN = 16
+# Share of equal neighbours up to which a signal counts as alive: one of more than half an ADC step
+# RMS, in which a run of 16 has a chance of 1e-5 and one of 10 ms at 25.6 kHz none.
+ALIVE_REPEATS = 0.5
+# A dropout begins or ends with a jump, a machine that stops runs out: loudest of the 16 samples
+# around the run, as a share of the RMS, and in ADC steps.
+JUMP_REACH, JUMP_SHARE, JUMP_STEPS = 16, 0.5, 3
+# Samples this near to full scale are at full scale.
+RAIL_SHARE = 0.999
+# A top that was cut off holds more samples than the next 5 % of the range below it.
+CLIP_BAND = 0.05
+# With fewer values in use, rounding alone makes flat tops.
+MIN_CLIP_VALUES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SignalShape:
+    """What a window's samples look like, in ADC steps.
+
+    Attributes:
+        codes: Number of distinct values: 1, 2, or 3 for more.
+        slow_rms: RMS of the 50 ms block means about their mean; 0 in windows below 0.4 s.
+        fast_rms: RMS of the rest.
+        slope: Von Neumann ratio of the block means: 2 for noise, near 0 for a drift.
+        run_s: Longest run of one value that was looked for, else 0.
+        held: Share of the samples that stand still inside a live signal, 0-1.
+    """
+
+    duration_s: float
+    low: float
+    high: float
+    codes: int
+    mean: float
+    slow_rms: float
+    fast_rms: float
+    slope: float
+    run_s: float
+    held: float
+
+    @property
+    def ac_rms(self) -> float:
+        """RMS about the mean."""
+        return math.hypot(self.slow_rms, self.fast_rms)
+
+
+def count_non_finite(samples: Samples) -> int:
+    """Number of samples that are nan or infinite."""
+    if samples.dtype.kind != "f":
+        return 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        if math.isfinite(float(np.max(samples)) - float(np.min(samples))):
+            return 0
+    return int(samples.size - np.count_nonzero(np.isfinite(samples)))
+
+
+def shape_of(samples: Samples, sample_rate_hz: float, dropout_s: float) -> SignalShape:
+    """Measure (N,) finite samples.
+
+    Args:
+        samples: (N,) int16, int32 or float32, finite.
+        sample_rate_hz: > 0.
+        dropout_s: Shortest run of one value to look for.
+    """
+    low, high = float(np.min(samples)), float(np.max(samples))
+    codes = 1
+    if high > low:
+        ends = int(np.count_nonzero(samples == samples.dtype.type(high)))
+        ends += int(np.count_nonzero(samples == samples.dtype.type(low)))
+        codes = 2 if ends == samples.size else 3
+    mean, slow_rms, fast_rms, slope = _powers(samples, sample_rate_hz, max(abs(low), abs(high)))
+    starts, lengths, repeats = _long_runs(
+        samples, max(MIN_RUN, math.ceil(dropout_s * sample_rate_hz))
+    )
+    held = 0
+    if lengths.size and repeats <= ALIVE_REPEATS:
+        least = max(JUMP_SHARE * fast_rms, JUMP_STEPS if samples.dtype.kind == "i" else 0.0)
+        held = _held(samples, starts, lengths, least)
+    return SignalShape(
+        duration_s=samples.size / sample_rate_hz,
+        low=low,
+        high=high,
+        codes=codes,
+        mean=mean,
+        slow_rms=slow_rms,
+        fast_rms=fast_rms,
+        slope=slope,
+        run_s=float(np.max(lengths, initial=0)) / sample_rate_hz,
+        held=held / samples.size,
+    )
+
+
+def clipped_share(
+    samples: Samples, shape: SignalShape, rail: float, offset: float, least: float
+) -> tuple[float, float]:
+    """Shares of the samples at full scale, and in runs of 3 or more on cut-off tops.
+
+    Args:
+        samples: (N,) ADC numbers.
+        shape: Of these samples.
+        rail: Full scale in ADC steps, infinite if unknown.
+        offset: What the full scale is measured from, in ADC steps.
+        least: Flat tops below this share read 0.
+    """
+    top, bottom = RAIL_SHARE * rail - offset, -RAIL_SHARE * rail - offset
+    at_rail = 0
+    if shape.high >= top:
+        at_rail += int(np.count_nonzero(samples >= top))
+    if shape.low <= bottom:
+        at_rail += int(np.count_nonzero(samples <= bottom))
+    flat = sum(_flat_top(samples, end, shape) for end in (shape.high, shape.low))
+    if flat < least * samples.size or np.unique(samples).size < MIN_CLIP_VALUES:
+        flat = 0
+    return at_rail / samples.size, flat / samples.size
+
+
+def _flat_top(samples: Samples, end: float, shape: SignalShape) -> int:
+    """Number of samples on a cut-off top or bottom, 0 if it was not cut off."""
+    top = samples == samples.dtype.type(end)
+    count = int(np.count_nonzero(top))
+    if count < 3:
+        return 0
+    triple = top[:-2] & top[1:-1] & top[2:]
+    if not triple.any():
+        return 0
+    near = np.abs(samples - end) <= CLIP_BAND * (shape.high - shape.low)
+    if np.count_nonzero(near) >= 2 * count:
+        return 0
+    in_run = np.zeros(samples.size, bool)
+    for shift in range(3):
+        in_run[shift : shift + triple.size] |= triple
+    return int(np.count_nonzero(in_run))
+
+
+def _powers(
+    samples: Samples, sample_rate_hz: float, largest: float
+) -> tuple[float, float, float, float]:
+    """Mean, RMS of the slow and of the fast part, and slope of the slow part."""
+    narrow = samples.dtype != np.int32 and (largest == 0.0 or 1e-15 < largest < 1e15)
+    work: NDArray[np.floating[Any]] = samples.astype(np.float32 if narrow else np.float64)
+    mean = float(np.mean(work))
+    work -= mean
+    mean_square = float(np.einsum("i,i->", work, work)) / samples.size
+    block = max(round(SLOW_BLOCK_S * sample_rate_hz), 1)
+    blocks = samples.size // block
+    if blocks < MIN_SLOW_BLOCKS:
+        return mean, 0.0, math.sqrt(mean_square), 2.0
+    means = np.mean(work[: blocks * block].reshape(blocks, block), axis=1, dtype=np.float64)
+    means -= np.mean(means)
+    slow = float(np.sum(means**2))
+    slope = float(np.sum(np.diff(means) ** 2)) / slow if slow > 0.0 else 2.0
+    slow = min(slow / blocks, mean_square)
+    return mean, math.sqrt(slow), math.sqrt(mean_square - slow), slope
+
+
+def _long_runs(samples: Samples, least: int) -> tuple[NDArray[np.int64], NDArray[np.int64], float]:
+    """Starts and lengths of the runs of `least` or more samples, share of repeats elsewhere."""
+    equal = samples[1:] == samples[:-1]
+    # A run of `least` holds one whole aligned block of half its length: a cheap look first.
+    half = (least - 1) // 2
+    blocks = equal.size // half
+    none = np.zeros(0, np.int64)
+    if not equal[: blocks * half].reshape(blocks, half).all(axis=1).any():
+        return none, none, 0.0
+    bounds = np.concatenate(([0], np.flatnonzero(~equal) + 1, [samples.size]))
+    lengths = np.diff(bounds)
+    is_long = lengths >= least
+    starts, lengths = bounds[:-1][is_long], lengths[is_long]
+    inside = int(np.sum(lengths))
+    elsewhere = np.count_nonzero(equal) - (inside - lengths.size)
+    return starts, lengths, elsewhere / max(samples.size - inside, 1)
+
+
+def _held(
+    samples: Samples, starts: NDArray[np.int64], lengths: NDArray[np.int64], least: float
+) -> int:
+    """Number of samples in runs that a live signal jumps into or out of."""
+    held = 0
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        end = start + length
+        around = np.concatenate(
+            (samples[max(start - JUMP_REACH, 0) : start], samples[end : end + JUMP_REACH])
+        )
+        jump = np.max(np.abs(around.astype(np.float64) - float(samples[start])), initial=0.0)
+        held += length if jump > least else 0
+    return held
