@@ -76,8 +76,8 @@ class Baseline:
 
     Args:
         min_windows: Learn at least this many windows.
-        max_windows: Freeze after this many even if the machine still moves.
         min_span_s: Learn over at least this much running time (sum of window spacings).
+        patience: Freeze after this multiple of both even if the machine still moves, >= 1.
         bank_size: Embeddings kept; older ones are thinned evenly, so the bank spans the learning.
         blocks: Contiguous blocks for calibration.
         budget_windows: One healthy window in this many may cross the limit by chance.
@@ -91,25 +91,24 @@ class Baseline:
         self,
         *,
         min_windows: int = 200,
-        max_windows: int = 400,
         min_span_s: float = 0.0,
+        patience: float = 2.0,
         bank_size: int = 256,
         blocks: int = 8,
         budget_windows: float = 1e5,
         settle: float = 0.5,
     ) -> None:
-        if not 2 * blocks <= min_windows <= max_windows:
-            raise ValueError(
-                f"min_windows must lie in [{2 * blocks} (2 x blocks), max_windows={max_windows}], "
-                f"got {min_windows}"
-            )
-        if bank_size < min(min_windows, 2 * blocks):
-            raise ValueError(f"bank_size must be at least {2 * blocks}, got {bank_size}")
+        if min_windows < 2 * blocks:
+            raise ValueError(f"min_windows must be >= {2 * blocks} (2 x blocks), got {min_windows}")
+        if bank_size < 4 * blocks:
+            raise ValueError(f"bank_size must be >= {4 * blocks} (4 x blocks), got {bank_size}")
+        if patience < 1 or min_span_s < 0:
+            raise ValueError(f"patience must be >= 1 and span >= 0, got {patience}, {min_span_s} s")
         if budget_windows < 10:
             raise ValueError(f"budget_windows must be at least 10, got {budget_windows}")
         self._min_windows = min_windows
-        self._max_windows = max_windows
         self._min_span_s = min_span_s
+        self._patience = patience
         self._bank_size = bank_size
         self._blocks = blocks
         self._budget_windows = budget_windows
@@ -173,7 +172,8 @@ class Baseline:
 
     @property
     def _last_call(self) -> bool:
-        return self._seen >= self._max_windows and self._span_s >= self._min_span_s
+        long_enough = self._span_s >= self._patience * self._min_span_s
+        return self._seen >= self._patience * self._min_windows and long_enough
 
     def learn(self, embedding: NDArray[np.float32], rms: float, at_ns: int, step_s: float) -> None:
         """Take one healthy window.
