@@ -80,11 +80,12 @@ def chunks_of(
             yield from cut.push(block)
             continue
         end_ns = cut.end_ns
-        yield from cut.flush(block.start_ns)
-        if cut.jump(block):
+        at_ns = end_ns + block.ahead_ns if block.start_ns is None else block.start_ns
+        yield from cut.flush(at_ns)
+        if cut.jump(block, at_ns):
             options.on_problem(
                 f"{recording.channels[0].sensor_id}: time steps back from {format_time(end_ns)} "
-                f"to {format_time(block.start_ns)}; a new epoch begins"
+                f"to {format_time(at_ns)}; a new epoch begins"
             )
     yield from cut.flush(next_start_ns)
 
@@ -117,11 +118,11 @@ class _Cut:
             self._was_capture = ahead_ns > jump_tolerance_ns(self._rate)
         yield from self._emit(Flags.END_OF_CAPTURE if self._was_capture else Flags.NONE)
 
-    def jump(self, jump: Jump) -> bool:
+    def jump(self, jump: Jump, at_ns: int) -> bool:
         """Go on at another time; whether that was a step back."""
-        back = self._position > 0 and jump.start_ns < self.end_ns - jump_tolerance_ns(self._rate)
+        back = self._position > 0 and at_ns < self.end_ns - jump_tolerance_ns(self._rate)
         self._epoch += self._position > 0 and (back or jump.new_recording)
-        self._origin_ns, self._position = jump.start_ns, 0
+        self._origin_ns, self._position = at_ns, 0
         self._channels = jump.channels or self._channels
         return back
 

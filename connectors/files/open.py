@@ -6,12 +6,24 @@ file name is no part of the sensor id, so that `pump_20240501_120000.wav` and th
 later are one sensor `pump`. Files of one sensor are read in a row, never interleaved.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from connectors.files import audio, index_set
+from connectors.files import (
+    arrays,
+    audio,
+    hdf5,
+    index_set,
+    parquet,
+    raw,
+    snapshots,
+    tdms,
+    text,
+)
 from connectors.files.chains import PlannedFile, stream
 from connectors.files.recording import (
     MAX_RATE_HZ,
@@ -31,17 +43,61 @@ DEFAULTS = ReadOptions()
 
 _READERS: dict[str, Callable[[Path, ReadOptions], list[Recording]]] = {
     "audio": audio.recordings,
+    "femto": snapshots.femto,
+    "hdf5": hdf5.recordings,
+    "ims": snapshots.ims,
     "index-set": index_set.recordings,
+    "mat": arrays.mat5,
+    "npy": arrays.npy,
+    "npz": arrays.npz,
+    "parquet": parquet.recordings,
+    "raw": raw.recordings,
+    "tdms": tdms.recordings,
+    "text": text.recordings,
 }
-_LAYOUTS: dict[str, Callable[[Path], bool]] = {"index-set": index_set.is_index_set}
+_LAYOUTS: dict[str, Callable[[Path], bool]] = {
+    "index-set": index_set.is_index_set,
+    "femto": snapshots.is_femto,
+    "ims": snapshots.is_ims,
+}
 _MAGIC = (
     (b"RIFF", "audio"),
     (b"RF64", "audio"),
     (b"fLaC", "audio"),
     (b"FORM", "audio"),
     (b"OggS", "audio"),
+    (b"\x93NUMPY", "npy"),
+    (b"MATLAB 7.3", "hdf5"),
+    (b"MATLAB 5.0", "mat"),
+    (b"\x89HDF\r\n", "hdf5"),
+    (b"PAR1", "parquet"),
+    (b"TDSm", "tdms"),
 )
-_SUFFIXES = dict.fromkeys((".wav", ".flac", ".aif", ".aiff", ".ogg", ".oga", ".w64"), "audio")
+_SUFFIXES = {
+    ".wav": "audio",
+    ".flac": "audio",
+    ".aif": "audio",
+    ".aiff": "audio",
+    ".ogg": "audio",
+    ".oga": "audio",
+    ".npy": "npy",
+    ".npz": "npz",
+    ".mat": "mat",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".hdf": "hdf5",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".tdms": "tdms",
+    ".csv": "text",
+    ".tsv": "text",
+    ".bin": "raw",
+    ".raw": "raw",
+    ".pcm": "raw",
+}
+# Table, prose, or binary: only the content tells.
+_MAYBE_TEXT = (".txt", ".dat", ".asc", ".lvm", "")
+_SUFFIX = re.compile(r"\.[A-Za-z]\w{0,8}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +125,13 @@ class Source:
             notes.append("rate unknown: pass --rate")
         if any(r.start_ns is None for r in found):
             notes.append("no time: pass --start, or it begins 2000-01-01T00:00:00Z")
-        labels: dict[str, int] = {}
-        for label, n in (item for r in found for item in r.labels):
-            labels[label] = labels.get(label, 0) + n
         return Description(
             path=self.path,
             kind=self.kind,
             channels=tuple(info for r in found for info in _infos(r)),
             duration_s=_duration_s(found),
             n_captures=max(r.n_captures for r in found),
-            labels=tuple(sorted(labels.items())),
+            labels=_count(label for r in found for label in r.labels),
             notes=tuple(dict.fromkeys(notes)),
         )
 
@@ -98,15 +151,41 @@ def discover(paths: Sequence[Path | str], options: ReadOptions = DEFAULTS) -> li
     return found
 
 
-def describe(path: Path | str, options: ReadOptions = DEFAULTS) -> list[Description]:
-    """Descriptions of what a path holds; one for a file, one per source for a folder."""
+def describe(path: Path | str, options: ReadOptions = DEFAULTS) -> Description:
+    """What a path holds, from headers; a folder without a layout is the sum of its files.
+
+    Raises:
+        ReadError: A broken file where `on_error` is `stop`, or nothing readable at all.
+    """
     described = []
     for source in discover([path], options):
         try:
             described.append(source.describe(options))
         except ReadError as error:
             report(error, options)
-    return described
+    if not described:
+        raise ReadError(Path(path), "nothing readable in it", f"known: {', '.join(_READERS)}")
+    return described[0] if len(described) == 1 else _sum(Path(path), described)
+
+
+def _sum(path: Path, parts: list[Description]) -> Description:
+    lengths = [part.duration_s for part in parts if part.duration_s is not None]
+    return Description(
+        path=path,
+        kind="folder",
+        channels=tuple(channel for part in parts for channel in part.channels),
+        duration_s=sum(lengths) if len(lengths) == len(parts) else None,
+        n_captures=sum(part.n_captures for part in parts),
+        labels=_count(label for part in parts for label in part.labels),
+        notes=tuple(f"{part.path.name}: {note}" for part in parts for note in part.notes),
+    )
+
+
+def _count(labels: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    counts: Counter[str] = Counter()
+    for label, n in labels:
+        counts[label] += n
+    return tuple(sorted(counts.items()))
 
 
 def read(paths: Sequence[Path | str], *, options: ReadOptions = DEFAULTS) -> Iterator[SensorChunk]:
@@ -120,11 +199,12 @@ def read(paths: Sequence[Path | str], *, options: ReadOptions = DEFAULTS) -> Ite
 
 def recordings(source: Source, options: ReadOptions = DEFAULTS) -> list[Recording]:
     """A source's recordings, with the names, units and times that options and file name give."""
-    timed = time_in_name(source.path.stem, options.time_pattern) or time_in_name(source.path.name)
+    timed = time_in_name(_SUFFIX.sub("", source.path.name), options.time_pattern)
     name = source.name
-    if timed is not None:
-        name = (time_in_name(name, options.time_pattern) or (0, name))[1].strip("/")
-        name = name or source.path.parent.name or "sensor"
+    if timed is not None and not source.path.is_dir():
+        rest = time_in_name(Path(name).name, options.time_pattern)
+        name = (Path(name).parent / (rest[1] if rest else "")).as_posix().strip("./")
+        name = name or source.path.resolve().parent.name
     try:
         found = _READERS[source.kind](source.path, options)
     except OSError as error:
@@ -144,8 +224,8 @@ def _named(recording: Recording, source: Source, name: str, options: ReadOptions
             options.sensor,
             f"{name}/{channel_name}" if channel_name else name,
             channel=channel_name,
-            stem=source.path.stem,
-            folder=source.path.parent.name,
+            stem=_SUFFIX.sub("", source.path.name),
+            folder=source.path.resolve().parent.name,
         )
 
     channels = tuple(
@@ -163,44 +243,64 @@ def _named(recording: Recording, source: Source, name: str, options: ReadOptions
 def _expand(path: Path, root: Path, options: ReadOptions) -> Iterator[Source]:
     if not path.exists():
         raise ReadError(path, "no such file or folder", "check the path")
-    if not path.is_dir():
-        kind = kind_of(path)
-        if kind is None:
-            known = ", ".join(sorted({*_SUFFIXES}))
-            raise ReadError(path, "not a signal file of a known format", f"known: {known}")
-        yield _source(path, kind, root)
+    if path.is_dir():
+        yield from _folder(path, root, options)
         return
-    for kind, is_layout in _LAYOUTS.items():
-        if is_layout(path):
-            yield _source(path, kind, root)
-            return
+    kind = kind_of(path)
+    if kind is None:
+        raise ReadError(
+            path, "not a signal file of a known format", f"known: {', '.join(_READERS)}"
+        )
+    yield _source(path, kind, root)
+
+
+def _folder(path: Path, root: Path, options: ReadOptions) -> Iterator[Source]:
+    """One layout source, or what its files and folders are; what is no signal is told, not read."""
+    layout = next((kind for kind, is_layout in _LAYOUTS.items() if is_layout(path)), None)
+    if layout is not None:
+        yield _source(path, layout, root)
+        return
     ignored = []
     for entry in sorted(path.iterdir()):
         if entry.name.startswith(".") or (entry.is_dir() and entry.is_symlink()):
             continue
-        if entry.is_dir() or kind_of(entry) is not None:
-            yield from _expand(entry, root, options)
-        else:
-            ignored.append(entry.name)
+        if entry.is_dir():
+            yield from _folder(entry, root, options)
+        elif entry.suffix not in (".yaml", ".yml"):  # sidecars are read with what they describe
+            kind = kind_of(entry) if entry.is_file() else None
+            if kind is None or (kind == "text" and text.sniff(entry) is None):
+                ignored.append(entry.name)
+            else:
+                yield _source(entry, kind, root)
     if ignored:
         shown = ", ".join(ignored[:5]) + (", ..." if len(ignored) > 5 else "")
         options.on_problem(f"{path}: {len(ignored)} files are no signal files, ignored: {shown}")
 
 
 def _source(path: Path, kind: str, root: Path) -> Source:
-    inside = path.relative_to(root) if path != root else Path(path.name)
-    name = inside if path.is_dir() or kind == "plain" else inside.with_suffix("")
-    return Source(path, kind, name.as_posix())
+    inside = path.relative_to(root) if path != root else Path(path.resolve().name)
+    name = inside.as_posix() if path.is_dir() else _SUFFIX.sub("", inside.as_posix())
+    return Source(path, kind, name)
 
 
 def kind_of(path: Path) -> str | None:
     """Reader of a file by its first bytes, else by its suffix; None where nobody takes it."""
-    with path.open("rb") as file:
-        head = file.read(128)
+    try:
+        with path.open("rb") as file:
+            head = file.read(128)
+    except OSError as error:
+        raise ReadError(path, f"cannot be read ({error.strerror})", "check permissions") from error
     for magic, kind in _MAGIC:
         if head.startswith(magic):
             return kind
-    return _SUFFIXES.get(path.suffix.lower())
+    suffix = _SUFFIX.search(path.name)
+    known = _SUFFIXES.get(suffix[0].lower() if suffix else "")
+    if known is not None:
+        return known
+    if raw.sidecar_of(path) is not None:
+        return "raw"
+    maybe = (suffix[0].lower() if suffix else "") in _MAYBE_TEXT
+    return "text" if maybe and text.sniff(path) is not None else None
 
 
 def _infos(recording: Recording) -> Iterator[ChannelInfo]:

@@ -1,7 +1,7 @@
 """What a reader of a file format hands over: facts about channels and a door to their samples.
 
 A reader opens one file, reads its header and returns `Recording`s. Cutting into chunks
-(`connectors.files.cut`), order over files (`chains`) and names (`open`) are the same for all formats.
+(`connectors.files.cut`), order over files (`chains`), names (`open`) are the same for all formats.
 Value in `unit` = number in the file x `scale` + `offset`.
 """
 
@@ -103,15 +103,17 @@ class Jump:
     """Stands between two blocks: the samples that follow do not continue those before.
 
     Attributes:
-        start_ns: Time of the next frame. A step back begins a new epoch, a step forward ends a
-            capture.
+        start_ns: Time of the next frame; None where only the distance is known. A step back
+            begins a new epoch, a step forward ends a capture.
         new_recording: Another recording begins, whatever the times say.
         channels: Where scale, unit or encoding change with it.
+        ahead_ns: How far the next frame lies from where it should, where `start_ns` is None.
     """
 
-    start_ns: int
+    start_ns: int | None
     new_recording: bool = False
     channels: tuple[Channel, ...] = ()
+    ahead_ns: int = 0
 
 
 Block = NDArray[Any] | Jump
@@ -174,7 +176,8 @@ class Description:
     """What a file or folder holds, from its headers.
 
     Attributes:
-        duration_s: From the first sample to the last, gaps included; None where unknown.
+        duration_s: From the first sample to the last, gaps included (for a folder without a layout
+            the sum over its files); None where only reading tells.
         n_captures: Stretches without a gap.
         labels: (label, stretches) as the set states them; never used for reading.
         notes: What is missing, assumed or repaired.
