@@ -22,9 +22,9 @@ def quick(m: int = 2, n: int = 3, off: int = 2, *, latch: bool = False) -> Sever
 
 
 NESTED = {
-    Severity.ADVISORY: SeverityRule(1, 2, on_delay_s=2, off_windows=2, off_delay_s=4),
+    Severity.ADVISORY: SeverityRule(1, 2, on_delay_s=2, off_windows=1, off_delay_s=1),
     Severity.ALERT: quick(2, 3, 3),
-    Severity.ALARM: quick(2, 2, 1, latch=True),
+    Severity.ALARM: quick(2, 2, 3, latch=True),
 }
 
 
@@ -52,21 +52,20 @@ def raised(rule: SeverityRule) -> AlarmLogic:
     return logic
 
 
-# A step of a random life: seconds since the one before, what happens, three ratios.
-RATIO = st.sampled_from([0.2, 0.85, 0.92, 0.99, 1.0, 1.3, 2.0])
+# A step of a random life: seconds since the one before, what happens, the lowest limit's ratio.
+RATIO = st.sampled_from([0.2, 0.85, 0.92, 1.0, 1.3, 2.0, 2.0])
 STEP = st.tuples(
     st.integers(0, 5),
     st.sampled_from(
         ["scored"] * 12
         + ["stopped", "unknown", "learning", "ack", "ack", "shelve", "unshelve", "reset", "nan"]
     ),
-    st.lists(RATIO, min_size=3, max_size=3),
+    RATIO,
 )
 LIFE = st.lists(STEP, max_size=60)
-COMMANDS = {"ack", "shelve", "unshelve", "reset"}
 
 
-def play(logic: AlarmLogic, at_s: int, what: str, ratios: list[float]) -> tuple[Transition, ...]:
+def play(logic: AlarmLogic, at_s: int, what: str, ratio: float) -> tuple[Transition, ...]:
     at_ns = at_s * S
     if what == "ack":
         return logic.acknowledge(at_ns, "ann")
@@ -77,21 +76,20 @@ def play(logic: AlarmLogic, at_s: int, what: str, ratios: list[float]) -> tuple[
     if what == "reset":
         return logic.reset(at_ns, "ann", "new bearing")
     # Evidence / limit falls with severity, as limits rise.
-    advisory, alert, alarm = sorted(ratios, reverse=True)
+    found = {"advisory": ratio, "alert": 0.8 * ratio, "alarm": 0.6 * ratio}
     if what == "nan":
         return logic.update(at_ns, "scored", {"alarm": math.nan})
     condition: Condition = what  # type: ignore[assignment]
-    found = {"advisory": advisory, "alert": alert, "alarm": alarm}
-    return logic.update(at_ns, condition, found, reason="drift", value=advisory, limit=1.0)
+    return logic.update(at_ns, condition, found, reason="drift", value=ratio, limit=1.0)
 
 
 def live(
-    logic: AlarmLogic, steps: list[tuple[int, str, list[float]]], at_s: int = 100
+    logic: AlarmLogic, steps: list[tuple[int, str, float]], at_s: int = 100
 ) -> list[Transition]:
     out: list[Transition] = []
-    for gap_s, what, ratios in steps:
+    for gap_s, what, ratio in steps:
         at_s += gap_s
-        out += play(logic, at_s, what, ratios)
+        out += play(logic, at_s, what, ratio)
     return out
 
 
@@ -123,7 +121,7 @@ def legal(t: Transition) -> bool:
 @settings(max_examples=300, deadline=None)
 @given(LIFE)
 def test_every_transition_is_legal_chained_and_visible(
-    steps: list[tuple[int, str, list[float]]],
+    steps: list[tuple[int, str, float]],
 ) -> None:
     out = live(fresh(), steps)
     assert [t for t in out if not legal(t)] == []
@@ -138,14 +136,14 @@ def test_every_transition_is_legal_chained_and_visible(
 
 @settings(max_examples=150, deadline=None)
 @given(LIFE)
-def test_replay_gives_identical_transitions(steps: list[tuple[int, str, list[float]]]) -> None:
+def test_replay_gives_identical_transitions(steps: list[tuple[int, str, float]]) -> None:
     assert live(fresh(), steps) == live(fresh(), steps)
 
 
 @settings(max_examples=150, deadline=None)
 @given(LIFE, st.integers(0, 60))
 def test_state_round_trip_mid_stream_changes_nothing(
-    steps: list[tuple[int, str, list[float]]], cut: int
+    steps: list[tuple[int, str, float]], cut: int
 ) -> None:
     whole = live(fresh(), steps)
     first, second = fresh(), fresh()
@@ -159,13 +157,13 @@ def test_state_round_trip_mid_stream_changes_nothing(
 @settings(max_examples=200, deadline=None)
 @given(LIFE)
 def test_pauses_show_as_themselves_and_keep_the_episode(
-    steps: list[tuple[int, str, list[float]]],
+    steps: list[tuple[int, str, float]],
 ) -> None:
     logic, at_s = fresh(), 100
-    for gap_s, what, ratios in steps:
+    for gap_s, what, ratio in steps:
         at_s += gap_s
         kept = (logic.severity, logic.active, logic.acked)
-        play(logic, at_s, what, ratios)
+        play(logic, at_s, what, ratio)
         if what in PAUSES | {"nan"}:
             assert logic.status == ("unknown" if what == "nan" else what)
             assert (logic.severity, logic.active, logic.acked) == kept
@@ -177,12 +175,12 @@ def test_pauses_show_as_themselves_and_keep_the_episode(
 @settings(max_examples=200, deadline=None)
 @given(LIFE)
 def test_an_active_severity_keeps_the_lower_ones_active(
-    steps: list[tuple[int, str, list[float]]],
+    steps: list[tuple[int, str, float]],
 ) -> None:
     logic, at_s = fresh(), 100
-    for gap_s, what, ratios in steps:
+    for gap_s, what, ratio in steps:
         at_s += gap_s
-        play(logic, at_s, what, ratios)
+        play(logic, at_s, what, ratio)
         shown = [
             logic.phase(s) in {"active_unack", "active_ack", "returning"} for s in sorted(NESTED)
         ]
@@ -192,12 +190,12 @@ def test_an_active_severity_keeps_the_lower_ones_active(
 @settings(max_examples=200, deadline=None)
 @given(LIFE)
 def test_time_in_alarm_can_be_told_from_the_transitions_alone(
-    steps: list[tuple[int, str, list[float]]],
+    steps: list[tuple[int, str, float]],
 ) -> None:
     logic, at_s, standing = fresh(), 100, False
-    for gap_s, what, ratios in steps:
+    for gap_s, what, ratio in steps:
         at_s += gap_s
-        for t in play(logic, at_s, what, ratios):
+        for t in play(logic, at_s, what, ratio):
             if t.after == "alarm":
                 standing = not t.latched
             elif t.after not in PAUSES or (t.action == "learn" and t.by):
@@ -229,6 +227,13 @@ def test_evidence_for_a_severity_counts_for_the_lower_ones() -> None:
     assert [t.after for t in logic.update(S, "scored", {"alarm": 2.0})] == ["ok", "alarm"]
     (eased,) = logic.update(2 * S, "scored", {"advisory": 2.0})
     assert (eased.action, eased.after) == ("ease", "advisory")
+
+
+def test_a_severity_raised_by_a_higher_one_returns_by_its_own_rule() -> None:
+    rules = {Severity.ADVISORY: quick(3, 3, 5), Severity.ALARM: quick(1, 1, 1)}
+    logic = AlarmLogic("s", "a", rules=rules)
+    out = feed(logic, [2.0, 2.0] + [0.1] * 8)
+    assert changes(out)[1:] == [(1, "raise"), (3, "ease"), (7, "return")]
 
 
 def test_an_unacknowledged_alarm_latches_until_acknowledged() -> None:
@@ -302,6 +307,13 @@ def test_an_acknowledged_alarm_that_nobody_works_on_is_raised_anew() -> None:
     logic.acknowledge(10 * S, "ann")
     out = feed(logic, [2.0] * 200, start_s=20)
     assert [(t.action, t.at_ns // S, t.acked) for t in out] == [("raise", 110, False)]
+
+
+def test_a_returning_alarm_is_not_raised_anew() -> None:
+    logic = one(quick(1, 1, 300), realarm_s=100)
+    feed(logic, [2.0])
+    logic.acknowledge(10 * S, "ann")
+    assert feed(logic, [0.1] * 200, start_s=20) == []
 
 
 def test_unknown_interrupts_an_alarm_and_the_alarm_resumes() -> None:
@@ -378,10 +390,9 @@ def test_commands_refuse_what_is_not_allowed_and_say_so() -> None:
         logic.update(0, "scored")
 
 
-def test_a_clock_that_steps_back_keeps_order_and_still_raises() -> None:
+def test_a_clock_that_steps_back_keeps_order_and_loses_no_running_time() -> None:
     logic = one(SeverityRule(3, 3, on_delay_s=30))
-    out = feed(logic, [0.1] * 5, start_s=100_000)
-    out += logic.update(100_010 * S, "stopped")
-    out += feed(logic, [2.0] * 60, start_s=1000)
-    assert [t.action for t in out] == ["learnt", "stop", "start", "raise"]
-    assert all(a.at_ns < b.at_ns for a, b in pairwise(out))
+    out = feed(logic, [2.0] * 20, start_s=100_000)
+    out += feed(logic, [2.0] * 20, start_s=1000)
+    assert [(t.action, t.since_ns // S) for t in out] == [("learnt", 100_000), ("raise", 100_000)]
+    assert logic.update(1020 * S, "stopped")[0].at_ns == out[-1].at_ns + 1

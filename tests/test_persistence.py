@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.alarms import AlarmLogic, Condition, SeverityRule
@@ -71,6 +71,7 @@ def oracle(ratios: list[float], rule: SeverityRule) -> list[int]:
     st.integers(1, 5),
     st.integers(0, 8),
 )
+@example([1.5, 0.1, 1.5, *[0.1] * 9], (2, 4), 0, 4, 4)
 def test_m_of_n_and_delays_are_exact_against_brute_force(
     ratios: list[float], m_of_n: tuple[int, int], on_s: int, off: int, off_s: int
 ) -> None:
