@@ -258,27 +258,26 @@ class Baseline:
         self._size = half
         self._every *= 2
 
-    def _log_distances(self) -> NDArray[np.float64]:
-        """(n,) log of each bank window's distance to the nearest one outside its own block."""
-        nearest = self._gram().min(axis=1).astype(np.float64)
-        logs: NDArray[np.float64] = np.log(np.maximum(nearest, DISTANCE_FLOOR))
-        return logs
-
-    def _gram(self) -> NDArray[np.float32]:
-        """(n, n) cosine distances, infinite inside a block."""
+    def _distances(self) -> NDArray[np.float32]:
+        """(n, n) cosine distances of the bank's windows."""
         bank = self._bank[: self._size].reshape(self._size, -1)
         unit = bank / np.linalg.norm(bank, axis=1, keepdims=True)
         distances: NDArray[np.float32] = 1.0 - unit @ unit.T
-        block = np.arange(self._size) * self._blocks // self._size
-        distances[block[:, None] == block[None, :]] = np.inf
         return distances
+
+    def _without_own_block(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, n) the same, infinite inside each contiguous block."""
+        block = np.arange(self._size) * self._blocks // self._size
+        return np.where(block[:, None] == block[None, :], np.float32(np.inf), distances)
 
     def _settled(self) -> bool:
         """Whether the newest quarter lies among the older windows, not beyond them."""
-        log_distance = self._log_distances()
-        older, newest = np.split(log_distance, [self._size - self._size // 4])
-        spread = max(_spread(older), MIN_LOG_SPREAD)
-        return bool(np.median(newest) - np.median(older) <= self._settle * spread)
+        distances = self._distances()
+        older = self._size - self._size // 4
+        known = _log(self._without_own_block(distances)[:older, :older].min(axis=1))
+        new = _log(distances[older:, :older].min(axis=1))
+        spread = max(_spread(known), MIN_LOG_SPREAD)
+        return bool(np.median(new) - np.median(known) <= self._settle * spread)
 
     def _freeze(self) -> None:
         notes: list[str] = []
@@ -294,11 +293,9 @@ class Baseline:
 
     def _drop_outliers(self) -> int:
         """Leave out up to a tenth of the bank: windows far outside the rest are no health."""
-        log_distance = self._log_distances()
-        score = (log_distance - np.median(log_distance)) / max(
-            _spread(log_distance), MIN_LOG_SPREAD
-        )
-        odd = score > 6.0
+        log_distance = _log(self._without_own_block(self._distances()).min(axis=1))
+        spread = max(_spread(log_distance), MIN_LOG_SPREAD)
+        odd = log_distance - np.median(log_distance) > 6.0 * spread
         if not odd.any() or odd.mean() > 0.1:
             return 0
         self.forget(~odd)
@@ -307,9 +304,9 @@ class Baseline:
     def _calibrate(self, notes: tuple[str, ...]) -> None:
         bank = self._bank[: self._size]
         self._norms = np.linalg.norm(bank.reshape(self._size, -1), axis=1)
-        gram = self._gram()
-        nearest = gram.argmin(axis=1)
-        log_distance = np.log(np.maximum(gram.min(axis=1), DISTANCE_FLOOR))
+        distances = self._without_own_block(self._distances())
+        nearest = distances.argmin(axis=1)
+        log_distance = _log(distances.min(axis=1))
         median = float(np.median(log_distance))
         spread = max(_spread(log_distance), MIN_LOG_SPREAD)
         per_band = np.stack([_band_distances(bank[i], bank[j]) for i, j in enumerate(nearest)])
@@ -374,6 +371,11 @@ def _band_distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[n
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     distances: NDArray[np.float32] = 1.0 - np.einsum("kd,kd->k", a, b) / norms
     return distances
+
+
+def _log(distances: NDArray[np.float32]) -> NDArray[np.float64]:
+    logs: NDArray[np.float64] = np.log(np.maximum(distances.astype(np.float64), DISTANCE_FLOOR))
+    return logs
 
 
 def _spread(values: NDArray[np.float64]) -> float:

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.baseline import Baseline
+from pipeline.state import pack, unpack
+
+K, D = 5, 16
+
+
+def healthy(rng, n, spread=0.2, centre_seed=7):
+    centre = np.random.default_rng(centre_seed).normal(size=(K, D))
+    return (centre + spread * rng.normal(size=(n, K, D))).astype(np.float32)
+
+
+def learn(baseline, embeddings, levels=None):
+    levels = np.ones(len(embeddings)) if levels is None else levels
+    for i, (embedding, level) in enumerate(zip(embeddings, levels, strict=True)):
+        if not baseline.frozen:
+            baseline.learn(embedding, float(level), i * 10**9, 1.0)
+            if baseline.due:
+                baseline.freeze_if_settled()
+    return baseline
+
+
+def test_a_healthy_window_scores_within_the_limit_and_a_changed_band_beyond_it():
+    rng = np.random.default_rng(0)
+    baseline = learn(Baseline(min_windows=100), healthy(rng, 300))
+    fresh = healthy(rng, 200)
+    scores = [baseline.score(e, 1.0).score for e in fresh]
+    assert max(scores) < baseline.calibration.limit
+    changed = fresh[0].copy()
+    changed[3] = -changed[3]
+    departure = baseline.score(changed, 3.0)
+    assert departure.score > 2 * baseline.calibration.limit
+    assert int(np.argmax(departure.band_shares)) == 3
+    assert sum(departure.band_shares) == pytest.approx(1.0)
+    assert departure.level_ratio == pytest.approx(3.0)
+
+
+def test_the_budget_holds_on_independent_windows():
+    # One crossing in 100 windows is allowed: 3000 fresh windows may give about 30.
+    rng = np.random.default_rng(1)
+    baseline = learn(Baseline(min_windows=200, budget_windows=100), healthy(rng, 400))
+    limit = baseline.calibration.limit
+    crossings = sum(baseline.score(e, 1.0).score > limit for e in healthy(rng, 3000))
+    assert 1 <= crossings <= 90
+
+
+def test_a_larger_budget_never_lowers_the_limit():
+    limits = []
+    for budget in (1e2, 1e4, 1e6):
+        rng = np.random.default_rng(2)
+        baseline = learn(Baseline(min_windows=100, budget_windows=budget), healthy(rng, 200))
+        limits.append(baseline.calibration.limit)
+    assert limits == sorted(limits)
+    assert limits[0] < limits[-1]
+
+
+def test_learning_waits_while_the_machine_moves_and_ends_when_patience_does():
+    rng = np.random.default_rng(3)
+    angle = np.linspace(0, np.pi, 400, dtype=np.float32)[:, None, None]
+    ramp = np.cos(angle) * healthy(rng, 400) + np.sin(angle) * healthy(rng, 400, centre_seed=8)
+    baseline = Baseline(min_windows=100, patience=2.0)
+    learn(baseline, ramp[:150])
+    assert not baseline.frozen
+    assert baseline.learning_pct == 99.0
+    baseline = learn(Baseline(min_windows=100, patience=2.0), ramp)
+    assert baseline.frozen
+    assert any("still changing" in note for note in baseline.calibration.notes)
+
+
+def test_learning_asks_for_running_time_as_well_as_windows():
+    rng = np.random.default_rng(4)
+    baseline = learn(Baseline(min_windows=50, min_span_s=120.0), healthy(rng, 100))
+    assert not baseline.frozen
+    assert baseline.learning_pct == pytest.approx(100 * 100 / 120, abs=1.0)
+
+
+def test_odd_windows_are_left_out_of_the_baseline_and_counted():
+    rng = np.random.default_rng(5)
+    windows = healthy(rng, 100)
+    windows[[20, 60]] = rng.normal(size=(2, K, D))
+    baseline = learn(Baseline(min_windows=100), windows)
+    assert baseline.size == 98
+    assert any("2 odd windows" in note for note in baseline.calibration.notes)
+
+
+def test_a_level_that_grows_while_learning_is_told():
+    rng = np.random.default_rng(6)
+    baseline = learn(Baseline(min_windows=100), healthy(rng, 100), np.linspace(1, 3, 100))
+    assert any("level grew" in note for note in baseline.calibration.notes)
+
+
+@given(n=st.integers(60, 1500), bank=st.sampled_from([32, 64, 128]))
+@settings(max_examples=15, deadline=None)
+def test_the_bank_is_bounded_and_spans_all_learning(n, bank):
+    rng = np.random.default_rng(n)
+    baseline = Baseline(min_windows=n, bank_size=bank)
+    for i, embedding in enumerate(healthy(rng, n)):
+        baseline.learn(embedding, float(i), i, 1.0)
+    assert baseline.size <= bank
+    assert baseline.rms[0] == 0.0
+    assert baseline.rms[-1] >= n - 1 - 2 * n / bank - 1
+    assert np.all(np.diff(baseline.rms) > 0)
+
+
+@given(cut=st.integers(1, 249), seed=st.integers(0, 9))
+@settings(max_examples=25, deadline=None)
+def test_export_and_import_mid_stream_change_nothing(cut, seed):
+    rng = np.random.default_rng(seed)
+    windows = healthy(rng, 260)
+    numbers = {"min_windows": 100, "bank_size": 64}
+    straight = learn(Baseline(**numbers), windows[:250])
+    first = learn(Baseline(**numbers), windows[:cut])
+    second = Baseline(**numbers)
+    second.import_state(unpack(pack(first.export_state())))
+    for i, embedding in enumerate(windows[cut:250], start=cut):
+        if not second.frozen:
+            second.learn(embedding, 1.0, i * 10**9, 1.0)
+            if second.due:
+                second.freeze_if_settled()
+    for embedding in windows[250:]:
+        assert second.score(embedding, 2.0) == straight.score(embedding, 2.0)
+
+
+def test_numbers_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="min_windows must be >= 16"):
+        Baseline(min_windows=3)
+    with pytest.raises(ValueError, match="budget_windows"):
+        Baseline(budget_windows=1)
+    with pytest.raises(RuntimeError, match="still learning"):
+        _ = Baseline().calibration
