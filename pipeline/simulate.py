@@ -161,14 +161,11 @@ def plant(
     chunk_s: float = 1.0,
     faults: bool = True,
 ) -> SimulatedPlant:
-    """A plant of mixed rates and machines; everything is healthy for the first 42 % of the run.
-
-    Four machines develop a fault, eight sensors break for a while or for good, two machines change
-    their speed, one starts and stops; sensors beyond 20 are healthy.
+    """A plant as in `simulated_plans.PLANT`; all is healthy for the first 42 % of the run.
 
     Args:
         seed: Same seed, same bytes.
-        sensors: How many.
+        sensors: How many; those beyond 20 are healthy.
         hours: Length of the run in event time.
         capture_s: Length of a capture.
         every_s: Time from one capture to the next.
@@ -180,8 +177,6 @@ def plant(
     Raises:
         ValueError: a number is out of range.
     """
-    if sensors < 1:
-        raise ValueError(f"sensors must be at least 1, got {sensors}")
     return _assemble(
         "plant",
         plant_plan(sensors),

@@ -95,6 +95,8 @@ PLANT = (
 
 def plant_plan(sensors: int) -> tuple[Asset, ...]:
     """The first so many sensors of `PLANT`, then healthy machines of the same kinds."""
+    if sensors < 1:
+        raise ValueError(f"sensors must be at least 1, got {sensors}")
     plan: list[Asset] = []
     for asset in _endless():
         missing = sensors - sum(len(other.places) for other in plan)

@@ -308,6 +308,7 @@ def test_a_clock_steps_back_and_forth(broken: tuple[SimulatedPlant, Feeds]) -> N
     steps = np.diff([c.start_ns for c in feeds[fault_named(made, "clock_step").sensor_id]])
     minutes = np.unique(steps / NS_PER_S / 60)
     assert minutes == pytest.approx([-28.0, 2.0, 32.0])
+    assert np.argmin(steps) < np.argmax(steps)
 
 
 def test_lost_samples_leave_a_shorter_chunk() -> None:
@@ -457,6 +458,16 @@ def test_a_source_does_not_depend_on_how_time_is_cut(name: str, cut: int, start:
 
     whole = made()
     assert np.abs(made(cut) - whole).max() < 0.02 * max(np.abs(whole).max(), 0.01)
+
+
+def test_noise_runs_on_across_blocks() -> None:
+    rumble = Noise(1.0, ((40.0, 0.7, 40.0),), floor=0.0)
+    made = Signal(Drive(25.0), (), rumble, 8000.0, (0,))
+    whole = np.concatenate([made.block(i, i / 10, 800) for i in range(20)])
+    steps = np.abs(np.diff(whole))
+    assert steps[799::800].max() < 2 * steps.max(
+        where=np.arange(steps.size) % 800 != 799, initial=0
+    )
 
 
 def test_no_line_and_no_resonance_above_the_anti_alias_filter() -> None:

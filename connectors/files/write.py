@@ -75,9 +75,13 @@ def write_recordings(
                 files[key] = stack.enter_context(_open(folder, chunk, container, len(files)))
             rows.writerow(files[key].write(chunk, time_source))
             count += 1
+    _describe(folder, description, time_source)
+    return count
+
+
+def _describe(folder: Path, description: str, time_source: str) -> None:
     meta = {"set": folder.name, "description": description, "timestamps": time_source}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-    return count
 
 
 @dataclass
