@@ -61,7 +61,8 @@ def test_a_larger_budget_never_lowers_the_limit():
 def test_learning_waits_while_the_machine_moves_and_ends_when_patience_does():
     rng = np.random.default_rng(3)
     angle = np.linspace(0, np.pi, 400, dtype=np.float32)[:, None, None]
-    ramp = np.cos(angle) * healthy(rng, 400) + np.sin(angle) * healthy(rng, 400, centre_seed=8)
+    ends = [healthy(rng, 400, spread=0.05, centre_seed=seed) for seed in (7, 8)]
+    ramp = np.cos(angle) * ends[0] + np.sin(angle) * ends[1]
     baseline = Baseline(min_windows=100, patience=2.0)
     learn(baseline, ramp[:150])
     assert not baseline.frozen
