@@ -61,7 +61,8 @@ class SensorHealthCheck:
             below about 200 rpm.
         slow_ac: Least RMS of a ski slope, in multiples of the AC reference.
         slow_full_scale: Likewise as a share of full scale; 4 x this while nothing is learnt.
-        learning_rate: Weight of one healthy window in the learnt bias.
+        learning_rate: Weight of one healthy window in the learnt bias; follows thermal drift of
+            2 % of the AC level per window.
         bias_relearn_windows: Faulty windows at one bias until it is adopted.
 
     Raises:
@@ -93,7 +94,7 @@ class SensorHealthCheck:
         slow_share: float = 0.6,
         slow_ac: float = 2.0,
         slow_full_scale: float = 0.005,
-        learning_rate: float = 0.005,
+        learning_rate: float = 0.02,
         bias_relearn_windows: int = 3600,
     ) -> None:
         for name, value in locals().items():
