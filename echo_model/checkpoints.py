@@ -8,10 +8,12 @@ head count nor the last LayerNorm's epsilon; published examples disagree about b
 import hashlib
 import io
 import logging
+import pickle
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -118,10 +120,15 @@ def read_weights(path: Path, sha256: str | None = None) -> tuple[Weights, str]:
 
 
 def _parse(path: Path, data: bytes) -> Weights:
-    if path.suffix == ".safetensors":
-        loaded: object = safetensors.torch.load(data)
-    else:
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        if path.suffix == ".safetensors":
+            loaded: object = safetensors.torch.load(data)
+        else:
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} must be a safetensors file or a torch file of plain tensors, got: {error}"
+        ) from error
     if isinstance(loaded, dict) and isinstance(loaded.get("encoder"), dict):
         loaded = loaded["encoder"]
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
@@ -247,8 +254,9 @@ def resolve(path_or_name: str | Path) -> tuple[Path | None, str | None]:
         return None, None
     path = Path(path_or_name)
     if not path.is_file():
+        known = sorted({*CONFIGS, *SHIPPED})
         raise FileNotFoundError(
-            f"model must be a checkpoint file or one of {sorted(CONFIGS)}, got {text!r}: "
+            f"model must be a checkpoint file or one of {known}, got {text!r}: "
             "check the path, or download the checkpoint first"
         )
     return path, None

@@ -2,24 +2,23 @@
 
 Bands never attend to each other, so bands of all windows share one flat token matrix, cut into
 calls of at most `max_tokens` (activations beyond a few MB make the C allocator map and unmap memory
-at every operation, up to 3.7 x slower). The weights are copied at construction and, on x86, laid
-out for oneDNN; the last layer works on CLS tokens only. Results agree with
+at every operation, up to 3.7 x slower). The weights are copied at construction into
+`echo_model.kernels`, the last layer works on CLS tokens only. Results agree with
 `Echo.extract_features` within 1e-5 (fp32) whatever else is in the batch.
 """
 
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812  (the field's name for it)
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from echo_model import features
-from echo_model.echo import Block, Echo, Run, place_tokens
+from echo_model.echo import Echo, Run, place_tokens
+from echo_model.kernels import Layer, Norm, Placement, packs_weights
 
 Precision = Literal["fp32", "bf16"]
 Samples = NDArray[np.generic]
@@ -27,6 +26,9 @@ Embedding = NDArray[np.float32]
 
 # Samples per spectrogram call: 32 windows of 1 s at 16 kHz; keeps memory bounded.
 SPECTRUM_SAMPLES = 1 << 19
+# Largest activation (M, 4 D) of one call on a CPU: 2048 tokens of tiny, 1024 of small in fp32.
+# Beyond it small loses 16 % to page faults and cache misses (AMD Zen 5, glibc malloc untuned).
+CPU_ACTIVATION_BYTES = 6 << 20
 CACHED_RATES = 256
 
 
@@ -48,116 +50,6 @@ class _Origin:
     share: float  # of each window's frames
 
 
-class _Linear:
-    """A linear layer with its weights laid out once for the matrix kernels."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, *, packed: bool) -> None:
-        self.weight, self.bias, self.packed = weight.contiguous(), bias.contiguous(), packed
-        if packed:
-            # oneDNN with reordered weights: twice MKL's fp32 rate on AMD Zen 5, equal on Intel.
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, 2048)  # noqa: SLF001
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.packed:
-            return self._fused(x, "none")
-        return F.linear(x, self.weight, self.bias)
-
-    def gelu(self, x: Tensor) -> Tensor:
-        return F.gelu(self(x))
-
-    def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self(x).add_(residual)
-
-    def _fused(self, x: Tensor, activation: str) -> Tensor:
-        run = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001  (no public door)
-        out: Tensor = run(x, self.weight, self.bias, activation, [], "")
-        return out
-
-
-@dataclass(frozen=True, slots=True)
-class _Placement:
-    """Where weights live and in which number format."""
-
-    device: torch.device
-    dtype: torch.dtype
-    packed: bool
-
-    def put(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().to(self.device, self.dtype, copy=True)
-
-    def linear(self, weight: Tensor, bias: Tensor) -> _Linear:
-        return _Linear(self.put(weight), self.put(bias), packed=self.packed)
-
-
-class _Norm:
-    """Layer norm over the last axis."""
-
-    def __init__(self, norm: nn.LayerNorm, place: _Placement) -> None:
-        self.weight, self.bias, self.eps = place.put(norm.weight), place.put(norm.bias), norm.eps
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-
-class _Layer:
-    """One post-norm transformer layer on flat tokens, weights frozen."""
-
-    def __init__(self, block: Block, place: _Placement, *, last: bool) -> None:
-        attn, dim = block.self_attn, block.self_attn.out_proj.in_features
-        self.heads = attn.num_heads
-        weight, bias = attn.in_proj_weight.detach(), attn.in_proj_bias.detach()
-        if last:
-            self.query = place.linear(weight[:dim], bias[:dim])
-            weight, bias = weight[dim:], bias[dim:]
-        self.project = place.linear(weight, bias)
-        self.out = place.linear(attn.out_proj.weight, attn.out_proj.bias)
-        self.up = place.linear(block.linear1.weight, block.linear1.bias)
-        self.down = place.linear(block.linear2.weight, block.linear2.bias)
-        self.norm1, self.norm2 = _Norm(block.norm1, place), _Norm(block.norm2, place)
-
-    def __call__(self, x: Tensor, runs: Sequence[Run]) -> Tensor:
-        """(M, D) to (M, D)."""
-        parts = torch.split(self.project(x), [run.bands * run.tokens for run in runs])
-        mixed = [
-            _attend(*part.view(*run, 3, self.heads, -1).unbind(2))
-            for part, run in zip(parts, runs, strict=True)
-        ]
-        return self._finish(x, mixed)
-
-    def cls_only(self, x: Tensor, runs: Sequence[Run]) -> Tensor:
-        """(M, D) to the CLS rows (bands, D); other rows of the last layer reach no result."""
-        sizes = [run.bands * run.tokens for run in runs]
-        cls = torch.cat(
-            [part[:: run.tokens] for part, run in zip(torch.split(x, sizes), runs, strict=True)]
-        )
-        projected = torch.split(self.project(x), sizes)
-        queries = torch.split(self.query(cls), [run.bands for run in runs])
-        mixed = [
-            _attend(
-                query.view(run.bands, 1, self.heads, -1),
-                *part.view(*run, 2, self.heads, -1).unbind(2),
-            )
-            for query, part, run in zip(queries, projected, runs, strict=True)
-        ]
-        return self._finish(cls, mixed)
-
-    def _finish(self, x: Tensor, mixed: list[Tensor]) -> Tensor:
-        x = self.norm1(self.out.add(mixed[0] if len(mixed) == 1 else torch.cat(mixed), x))
-        return self.norm2(self.down.add(self.up.gelu(x), x))
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention inside bands: (B, Q, H, d) and twice (B, L, H, d) to (B * Q, H * d)."""
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
-        # Measured for 8..126 tokens: 1.5-2.7 x faster than the bf16 SDPA kernel on the CPU.
-        scores = (q @ k.transpose(-1, -2)).mul_(q.shape[-1] ** -0.5)
-        mixed = scores.softmax(-1) @ v
-    else:
-        mixed = F.scaled_dot_product_attention(q, k, v)
-    return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
-
-
 class EchoEngine:
     """Batched inference for one ECHO network, whose weights are copied at construction.
 
@@ -167,7 +59,9 @@ class EchoEngine:
         precision: `fp32`, or `bf16` where the processor has it natively (AMX or AVX512-BF16, or a
             CUDA device that does): faster, cosine with fp32 about 0.9999. Keep a baseline and
             its queries in one precision; `model_id` tells them apart.
-        max_tokens: Tokens per encoder call; at least one full clip (126).
+        max_tokens: Most tokens per encoder call, at least one full clip (126). On a CPU wide
+            networks get fewer, so that activations stay small enough for cache and allocator; with
+            `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` set to 2e9 it matters less.
 
     Raises:
         ValueError: Unknown device or precision, one that this machine lacks, too few tokens.
@@ -183,29 +77,32 @@ class EchoEngine:
     ) -> None:
         self.device = _checked_device(device)
         _check_precision(precision, self.device)
-        if max_tokens < 1 + model.config.max_patches:
+        clip = 1 + model.config.max_patches
+        if max_tokens < clip:
             raise ValueError(
-                f"max_tokens must be at least {1 + model.config.max_patches} (one full clip), "
-                f"got {max_tokens}"
+                f"max_tokens must be at least {clip} (one full clip), got {max_tokens}"
             )
-        self.precision, self.max_tokens = precision, max_tokens
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.precision, self.max_tokens = precision, max_tokens
+        if self.device.type == "cpu":
+            row = 4 * model.config.embed_dim * self.dtype.itemsize
+            self.max_tokens = min(max_tokens, max(clip, CPU_ACTIVATION_BYTES // row))
         self._model = model
         self._codes: dict[int, Tensor] = {}
-        self._copy_weights(model, _Placement(self.device, self.dtype, _packs(self.device)))
+        self._copy_weights(model, Placement(self.device, self.dtype, packs_weights(self.device)))
 
     @torch.inference_mode()
-    def _copy_weights(self, model: Echo, place: _Placement) -> None:
+    def _copy_weights(self, model: Echo, place: Placement) -> None:
         proj = model.patch_embed.proj
         assert proj.bias is not None  # noqa: S101  (for the type checker: built with a bias)
         self._patch = place.linear(proj.weight.flatten(1), proj.bias)
         self._cls, self._pos = place.put(model.cls_token), place.put(model.pos_embed)
         depth = model.config.depth
         self._layers = [
-            _Layer(block, place, last=i == depth - 1)
+            Layer(block, place, last=i == depth - 1)
             for i, block in enumerate(model.encoder.blocks())
         ]
-        self._norm = _Norm(model.norm, place)
+        self._norm = Norm(model.norm, place)
 
     @property
     def model_id(self) -> str:
@@ -285,17 +182,25 @@ class EchoEngine:
         """Spectrogram patches, windows of equal rate and length together, short ones first."""
         groups: dict[tuple[int, int, int, int], list[int]] = {}
         for i, (wave, rate, _) in enumerate(zip(samples, rates, gains, strict=True)):
-            n_fft, hop = features.frame_sizes(rate)
-            if wave.ndim != 1 or wave.size < n_fft:
-                raise ValueError(f"samples[{i}] at {rate:g} Hz: {self.problem(wave, rate)}")
-            frames = features.frame_count(wave.size, rate)
-            groups.setdefault((frames, n_fft, hop, wave.size), []).append(i)
+            try:
+                key = self._group(wave, rate)
+            except ValueError as error:
+                raise ValueError(f"samples[{i}] at {rate:g} Hz: {error}") from error
+            groups.setdefault(key, []).append(i)
         for (_, _, _, size), members in sorted(groups.items()):
             step = max(1, SPECTRUM_SAMPLES // size)
             for start in range(0, len(members), step):
                 part = tuple(members[start : start + step])
                 waves = _stack(part, samples, gains)
                 yield from self._spectrum_pieces(waves, rates[part[0]], part)
+
+    def _group(self, wave: Samples, rate: float) -> tuple[int, int, int, int]:
+        """What windows of one spectrogram call share: frames, n_fft, hop and samples."""
+        n_fft, hop = features.frame_sizes(rate)
+        if wave.ndim != 1 or wave.size < n_fft:
+            raise ValueError(self.problem(wave, rate))
+        self._model.band_bins(rate)
+        return features.frame_count(wave.size, rate), n_fft, hop, wave.size
 
     def _spectrum_pieces(
         self, waves: NDArray[np.float32], rate: float, windows: tuple[int, ...]
@@ -393,11 +298,6 @@ def _collect(done: Sequence[_Origin], host: NDArray[np.float32], count: int) -> 
             "not finite: scale the sensor so that full scale is about +-1"
         )
     return [found[i] for i in range(count)]
-
-
-def _packs(device: torch.device) -> bool:
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return device.type == "cpu" and x86 and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def _checked_device(device: str) -> torch.device:
