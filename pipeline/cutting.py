@@ -132,8 +132,12 @@ class Cutter:
                 lead = 0.0
             elif lead < -self._clock.tolerance:
                 skip = round(-lead)
-                outputs = self._overlap(chunk, skip)
                 lead = 0.0
+                if skip >= chunk.samples.size:
+                    outputs = self._turn(chunk, "clock_step", "the sensor's clock stepped back")
+                    skip = 0
+                else:
+                    outputs = [self._overlap(chunk, skip)]
         self._append(chunk, skip, lead)
         return outputs + self._cut(ended=Flags.END_OF_CAPTURE in chunk.flags)
 
@@ -210,11 +214,9 @@ class Cutter:
         self._anchor(chunk)
         return outputs
 
-    def _overlap(self, chunk: SensorChunk, skip: int) -> Output:
-        if skip >= chunk.samples.size:
-            return self._turn(chunk, "clock_step", "the sensor's clock stepped back")
+    def _overlap(self, chunk: SensorChunk, skip: int) -> StreamEvent:
         detail = f"{skip} samples came twice, the second ones were set aside"
-        return [self.event("overlap", chunk.start_ns, skip / chunk.sample_rate_hz, detail)]
+        return self.event("overlap", chunk.start_ns, skip / chunk.sample_rate_hz, detail)
 
     def _append(self, chunk: SensorChunk, skip: int, lead: float) -> None:
         if not len(self._stretch):

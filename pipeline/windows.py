@@ -199,7 +199,7 @@ class Windower:
     def _is_late(self, chunk: SensorChunk) -> bool:
         """Whether a chunk lies before what has been used, and its counter does, too."""
         if self._retired is not None and chunk.epoch == self._retired[0]:
-            return chunk.start_ns < self._retired[1]
+            return chunk.start_ns < max(self._retired[1], self._cutter.expected_ns)
         if chunk.epoch != self._cutter.epoch or chunk.seq > self._seq:
             return False
         half_sample_ns = round(0.5 * NS_PER_S / chunk.sample_rate_hz)
