@@ -68,8 +68,7 @@ def recordings(path: Path, _options: ReadOptions) -> list[Recording]:
     promised, start_ns = _riff_facts(path, rate)
     if not frames:
         raise ReadError(path, "holds no samples")
-    names = ("",) if width == 1 else tuple(f"ch{i}" for i in range(width))
-    channels = tuple(Channel(name, encoding, "FS", 1.0 / full_scale) for name in names)
+    channels = tuple(Channel(f"ch{i}", encoding, "FS", 1.0 / full_scale) for i in range(width))
     missing = promised is not None and promised > frames
 
     def blocks(n: int) -> Iterator[NDArray[Any]]:

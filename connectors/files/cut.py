@@ -98,6 +98,7 @@ class _Cut:
         self._origin_ns, self._position, self._epoch = start_ns, 0, 0
         self._held: NDArray[Any] | None = None
         self._was_capture = False
+        self._flags: Flags | None = None
 
     @property
     def end_ns(self) -> int:
@@ -106,7 +107,7 @@ class _Cut:
 
     def push(self, block: NDArray[Any]) -> Iterator[SensorChunk]:
         """The stretch before this one."""
-        yield from self._emit(Flags.NONE)
+        yield from self._emit((self._flags or Flags.NONE) & ~Flags.END_OF_CAPTURE)
         self._held = encode(block)
 
     def flush(self, next_start_ns: int | None) -> Iterator[SensorChunk]:
@@ -116,14 +117,15 @@ class _Cut:
         if next_start_ns is not None:
             ahead_ns = next_start_ns - self.end_ns
             self._was_capture = ahead_ns > jump_tolerance_ns(self._rate)
-        yield from self._emit(Flags.END_OF_CAPTURE if self._was_capture else Flags.NONE)
+        told = Flags.END_OF_CAPTURE if self._was_capture else Flags.NONE
+        yield from self._emit(told if self._flags is None else self._flags)
 
     def jump(self, jump: Jump, at_ns: int) -> bool:
         """Go on at another time; whether that was a step back."""
         back = self._position > 0 and at_ns < self.end_ns - jump_tolerance_ns(self._rate)
         self._epoch += self._position > 0 and (back or jump.new_recording)
         self._origin_ns, self._position = at_ns, 0
-        self._channels = jump.channels or self._channels
+        self._channels, self._flags = jump.channels or self._channels, jump.flags
         return back
 
     def _emit(self, flags: Flags) -> Iterator[SensorChunk]:

@@ -81,13 +81,13 @@ def _take(
     shape = tuple(dataset.shape or ())
     if dataset.external or dataset.is_virtual:
         raise ReadError(path, f"{name} lies in other files", "copy the data into this file")
-    if dataset.size == 1:
-        scalars[name.rsplit("/", 1)[-1]] = np.asarray(dataset[()]).reshape(-1)[0]
-        return
     if facts.get("MATLAB_class") == b"char":
         if dataset.size and dataset.size <= 256:
             codes = np.asarray(dataset[()]).reshape(-1)
             scalars[name.rsplit("/", 1)[-1]] = "".join(map(chr, codes.tolist()))
+        return
+    if dataset.size == 1:
+        scalars[name.rsplit("/", 1)[-1]] = np.asarray(dataset[()]).reshape(-1)[0]
         return
     if not is_signal(shape, dataset.dtype):
         return

@@ -1,8 +1,9 @@
 """A folder of audio files with an `index.csv` in, chunks of its segments out.
 
 One row per (segment, channel): `file, offset_frames, n_frames, sensor, channel, start_time,
-time_source, sample_rate, unit, scale`, optionally `label`; value in `unit` = float sample (full
-scale +-1) x `scale`. A segment that the sensor's next one does not follow at once is a capture.
+time_source, sample_rate, unit, scale`, optionally `label` and what `connectors.files.write` adds
+(`offset, start_ns, epoch, flags`); value in `unit` = float sample (full scale +-1) x `scale` +
+`offset`. Without flags, A segment that the sensor's next one does not follow at once is a capture.
 Files with synthetic times run on without gaps but are different recordings: each begins an epoch.
 """
 
@@ -31,7 +32,7 @@ from connectors.files.recording import (
     with_options,
 )
 from connectors.files.times import format_time, parse_time
-from pipeline.messages import NS_PER_S
+from pipeline.messages import NS_PER_S, Flags
 
 NEEDED = ("file", "offset_frames", "n_frames", "sensor", "channel", "start_time", "sample_rate")
 MAX_INDEX_BYTES = 256 * 2**20
@@ -45,6 +46,7 @@ class Segment:
         columns: Channel number in the audio file of each of `channels`.
         time_source: `real`, `repaired` or `synthetic`, as the index states it.
         label: As the index states it; never used for reading.
+        epoch, flags: As the index states them, else None.
     """
 
     file: Path
@@ -56,6 +58,8 @@ class Segment:
     label: str
     channels: tuple[Channel, ...]
     columns: tuple[int, ...]
+    epoch: int | None = None
+    flags: Flags | None = None
 
     @property
     def end_ns(self) -> int:
@@ -108,22 +112,25 @@ def _join(found: list[Segment], new: Segment) -> None:
 def _segment(folder: Path, row: dict[str, str], number: int) -> Segment:
     index = folder / "index.csv"
     try:
-        scale = float(row.get("scale") or 1.0)
-        channel = Channel(row["sensor"], unit=row.get("unit") or "unknown", scale=scale)
+        scale, zero = float(row.get("scale") or 1.0), float(row.get("offset") or 0.0)
+        unit, epoch, flags = row.get("unit") or "unknown", row.get("epoch"), row.get("flags")
+        start_ns = row.get("start_ns")
         segment = Segment(
             file=folder / row["file"],
             offset=int(row["offset_frames"]),
             n_samples=int(row["n_frames"]),
-            start_ns=parse_time(row["start_time"]),
+            start_ns=int(start_ns) if start_ns else parse_time(row["start_time"]),
             sample_rate_hz=float(row["sample_rate"]),
             time_source=row.get("time_source") or "real",
             label=row.get("label") or "",
-            channels=(channel,),
+            channels=(Channel(row["sensor"], unit=unit, scale=scale, offset=zero),),
             columns=(int(row["channel"]),),
+            epoch=int(epoch) if epoch else None,
+            flags=Flags(int(flags)) if flags else None,
         )
     except (ValueError, TypeError) as error:
         raise ReadError(index, f"row {number}: {error}", "correct the row") from error
-    if not (math.isfinite(scale) and segment.offset >= 0 and segment.n_samples > 0):
+    if not (math.isfinite(scale + zero) and segment.offset >= 0 and segment.n_samples > 0):
         raise ReadError(index, f"row {number}: scale, offset or length out of range")
     if not 0 <= segment.columns[0] < MAX_CHANNELS or not 0 < segment.sample_rate_hz <= 1e6:
         raise ReadError(index, f"row {number}: channel or sample_rate out of range")
@@ -134,23 +141,16 @@ def _segment(folder: Path, row: dict[str, str], number: int) -> Segment:
 
 def recordings(folder: Path, options: ReadOptions) -> list[Recording]:
     """One recording per group of channels that lie side by side in the same files."""
-    found, lanes = segments(folder), dict[tuple[str, ...], list[Segment]]()
+    found, lanes = segments(folder), dict[tuple[object, ...], list[Segment]]()
     for segment in found:
-        lanes.setdefault(tuple(c.name for c in segment.channels), []).append(segment)
+        key = (segment.sample_rate_hz, *(c.name for c in segment.channels))
+        lanes.setdefault(key, []).append(segment)
     notes = tuple(_notes(folder, found))
     return [_recording(lane, options, notes) for lane in lanes.values()]
 
 
 def _recording(lane: list[Segment], options: ReadOptions, notes: tuple[str, ...]) -> Recording:
     first = lane[0]
-    for segment in lane:
-        if segment.sample_rate_hz != first.sample_rate_hz:
-            raise ReadError(
-                segment.file,
-                f"{segment.sample_rate_hz} Hz after {first.sample_rate_hz} Hz for sensor "
-                f"{first.channels[0].name}",
-                "index one sensor name per sample rate",
-            )
     with open_sound(first.file) as sound:
         channels = _channels(first, sound, options)
     return Recording(
@@ -207,11 +207,16 @@ def _segment_blocks(
 ) -> Iterator[Block]:
     segment = lane[i]
     sound = sounds.get(segment)
-    other_file = segment.file != lane[max(i - 1, 0)].file
+    before = lane[max(i - 1, 0)]
+    other_file = segment.file != before.file
     yield Jump(
         segment.start_ns,
-        new_recording=other_file and segment.time_source == "synthetic",
-        channels=_channels(segment, sound, options) if other_file else (),
+        new_recording=(other_file and segment.time_source == "synthetic")
+        or segment.epoch != before.epoch,
+        channels=_channels(segment, sound, options)
+        if segment.channels != before.channels or other_file
+        else (),
+        flags=segment.flags,
     )
     position, end = segment.offset, segment.offset + segment.n_samples
     while position < end:
@@ -253,7 +258,7 @@ class _Sounds:
                 f"frames up to {end} of channel {max(segment.columns)}",
                 "the file is truncated or not the one that was indexed",
             )
-        if sound.samplerate != segment.sample_rate_hz:
+        if abs(sound.samplerate - segment.sample_rate_hz) >= 1.0:  # headers hold whole hertz
             raise ReadError(
                 segment.file,
                 f"sample rate {sound.samplerate} Hz, the index says {segment.sample_rate_hz} Hz",

@@ -209,7 +209,17 @@ def recordings(source: Source, options: ReadOptions = DEFAULTS) -> list[Recordin
         found = _READERS[source.kind](source.path, options)
     except OSError as error:
         raise ReadError(source.path, f"cannot be read ({error})") from error
-    named = [_named(recording, source, name, options) for recording in found]
+    alone = sum(len(r.channels) for r in found) == 1
+    named = [_named(recording, source, name, options, alone=alone) for recording in found]
+    # A sensor whose rate was changed is one recording per rate.
+    sensors = Counter((c.sensor_id, r.sample_rate_hz) for r in named for c in r.channels)
+    twice = [sensor for (sensor, _), n in sensors.items() if n > 1]
+    if twice:
+        raise ReadError(
+            source.path,
+            f"several channels would become sensor {twice[0]!r}",
+            "use {channel} in the sensor template, or map each channel",
+        )
     if timed is None:
         return named
     return [
@@ -218,11 +228,13 @@ def recordings(source: Source, options: ReadOptions = DEFAULTS) -> list[Recordin
     ]
 
 
-def _named(recording: Recording, source: Source, name: str, options: ReadOptions) -> Recording:
+def _named(
+    recording: Recording, source: Source, name: str, options: ReadOptions, *, alone: bool
+) -> Recording:
     def named(channel_name: str) -> str:
         return sensor_name(
             options.sensor,
-            f"{name}/{channel_name}" if channel_name else name,
+            name if alone else f"{name}/{channel_name}",
             channel=channel_name,
             stem=_SUFFIX.sub("", source.path.name),
             folder=source.path.resolve().parent.name,

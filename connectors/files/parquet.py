@@ -205,10 +205,11 @@ class _Table:
         unit = facts.get("unit", "unknown")
         if "unit" in self._schema.names:
             unit = str(head.column("unit")[0].as_py() or "unknown")
-        label = self._roles.get(name, name) if len(self._values) > 1 else ""
-        parts = [part for part in (sensor, label) if part]
+        label = self._roles.get(name, name)
+        if sensor is not None:
+            label = sensor if len(self._values) == 1 else f"{sensor}/{label}"
         return Channel(
-            "/".join(parts),
+            label,
             encoding_of(np.dtype(kind.to_pandas_dtype())),
             unit,
             self._stated(head, ("scale",)) or 1.0,

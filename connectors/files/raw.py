@@ -183,7 +183,7 @@ class _Facts:
         if isinstance(given, list) and given and len(given) == len(set(map(str, given))):
             names = tuple(map(str, given))
         elif isinstance(given, int) and not isinstance(given, bool) and given > 0:
-            names = ("",) if given == 1 else tuple(f"ch{i}" for i in range(min(given, 10**5)))
+            names = tuple(f"ch{i}" for i in range(min(given, MAX_CHANNELS + 1)))
         else:
             raise ReadError(
                 self._sidecar, f"channels must be a number > 0 or a list of names, got {given!r}"

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from numpy.typing import NDArray
 
-from pipeline.messages import Encoding
+from pipeline.messages import Encoding, Flags
 
 MAX_CHANNELS = 4096
 MAX_RATE_HZ = 1e6
@@ -108,12 +108,15 @@ class Jump:
         new_recording: Another recording begins, whatever the times say.
         channels: Where scale, unit or encoding change with it.
         ahead_ns: How far the next frame lies from where it should, where `start_ns` is None.
+        flags: Of the samples that follow, where the file states them; else captures are told by
+            the jumps between them.
     """
 
     start_ns: int | None
     new_recording: bool = False
     channels: tuple[Channel, ...] = ()
     ahead_ns: int = 0
+    flags: Flags | None = None
 
 
 Block = NDArray[Any] | Jump
@@ -201,7 +204,11 @@ def sensor_name(template: Named | None, default: str, **parts: str) -> str:
     if isinstance(template, Mapping):
         name = template.get(parts["channel"], default)
     elif template:
-        name = template.format(**parts)
+        try:
+            name = template.format(**parts)
+        except (KeyError, IndexError, AttributeError, ValueError) as error:
+            known = ", ".join(f"{{{part}}}" for part in parts)
+            raise ValueError(f"sensor template may use {known}, got {template!r}") from error
     else:
         name = default
     clean = re.sub(r"[^A-Za-z0-9._/:-]+", "_", name)

@@ -73,6 +73,8 @@ def _recording(path: Path, channel: Any, nptdms: ModuleType) -> Recording:
                     if len(data) < wanted:
                         raise ReadError(path, f"{group}/{name}: truncated at frame {begin}")  # noqa: TRY301  (beside what npTDMS raises)
                     yield data[:, None]
+                if file.file_status.incomplete_final_segment:
+                    raise ReadError(path, f"{group}/{name}: truncated after {frames} frames")  # noqa: TRY301  (beside what npTDMS raises)
         except ReadError:
             raise
         except Exception as error:  # npTDMS raises what its parser stumbles over

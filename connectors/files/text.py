@@ -109,7 +109,7 @@ def _try(
     cells = [cell.strip(" \"'#%") for cell in _split(header.strip(), separator)]
     headed = len(cells) == width and any(cells)
     names = [c or f"col{i}" for i, c in enumerate(cells)] if headed else []
-    names = names or ([f"col{i}" for i in range(width)] if width > 1 else [""])
+    names = names or [f"col{i}" for i in range(width)]
     moment = next((i for i, c in enumerate(checked[0]) if _MOMENT.fullmatch(c.strip('"'))), None)
     return Dialect(separator, decimal, first, tuple(_unique(names)), encoding, headed, moment)
 
@@ -203,7 +203,7 @@ def _recording(
     options: ReadOptions,
     notes: tuple[str, ...],
 ) -> Recording:
-    channels = tuple(_channel(name, len(columns)) for name in columns.values())
+    channels = tuple(_channel(name) for name in columns.values())
     wanted = list(columns)
     if time_name is None:
 
@@ -233,11 +233,11 @@ def _known(times: NDArray[Any] | None) -> NDArray[Any]:
     return times
 
 
-def _channel(name: str, width: int) -> Channel:
+def _channel(name: str) -> Channel:
     match = _UNIT.match(name)
     label, unit = (match[1], match[2]) if match and match[1] else (name, "unknown")
     unit = unit.replace("s^2", "s2").replace("s²", "s2").replace("s**2", "s2")
-    return Channel("" if width == 1 and label == "col0" else label, "f32", unit)
+    return Channel(label, "f32", unit)
 
 
 def _rows(

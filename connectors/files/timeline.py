@@ -91,8 +91,10 @@ def timeline_of(
         return (
             Timeline(stated_hz, start_ns, round(0.5 * NS_PER_S / stated_hz)) if stated_hz else None
         )
-    if (steps == 0).any():  # coarse clock: the slope over all rows, gaps left out
+    if (steps == 0).any():  # coarse clock: the slope from its first tick to its last, gaps left out
         resolution = float(np.median(forward))
+        ticks = np.flatnonzero(steps > 0)
+        steps = steps[ticks[0] + 1 : ticks[-1] + 1] if len(ticks) > 1 else steps
         regular = steps[np.abs(steps) <= 2 * resolution]
         rate = _settled(NS_PER_S / float(regular.mean()), stated_hz)
         return Timeline(rate, start_ns, round(1.5 * resolution))

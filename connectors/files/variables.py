@@ -170,10 +170,8 @@ def _channels(
     unit = str(_first(facts, _UNITS) or unit)
     scale = _number(path, facts, _SCALES) or 1.0
     for i in range(variable.width):
-        label = "" if alone else name
-        if variable.width > 1:
-            label = f"{name}/ch{i}" if not alone else f"ch{i}"
-        yield Channel(label, encoding, unit, scale)
+        label = f"ch{i}" if alone else f"{name}/ch{i}"
+        yield Channel(label if variable.width > 1 else name, encoding, unit, scale)
 
 
 def _timed(
