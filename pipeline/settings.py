@@ -79,8 +79,8 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "delays": {"on_delay_s": 0.0, "off_delay_s": 60.0, "reopen_s": 3600.0},
     },
     "short": {
-        "windows": {"patches": 2, "stride_s": 0.08, "min_silence_s": 5.0},
-        "learning": {"min_windows": 40, "min_span_s": 0.0},
+        "windows": {"patches": 2, "stride_s": 0.05, "min_silence_s": 5.0},
+        "learning": {"min_windows": 48, "min_span_s": 0.0},
         "delays": {"on_delay_s": 0.0, "off_delay_s": 1.0, "reopen_s": 60.0},
     },
 }
