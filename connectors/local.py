@@ -227,8 +227,9 @@ class LocalStore:
         return [Transition(**{**r, "band_hz": tuple(r["band_hz"])}) for r in records]
 
     def cases(self) -> list[dict[str, Any]]:
-        """All case records."""
-        return [json.loads(row[0]) for row in self._db.execute("select record from cases")]
+        """All case records, without those that a late transition merged into another."""
+        records = (json.loads(row[0]) for row in self._db.execute("select record from cases"))
+        return [record for record in records if not record.get("superseded_by")]
 
     def event_counts(self) -> dict[str, dict[str, int]]:
         """Sensor id -> kind of stream event -> how often."""

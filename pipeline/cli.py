@@ -2,17 +2,15 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
-from connectors.files import Description, ReadError, ReadOptions, describe
+from connectors.files import ReadError, ReadOptions, describe
 from connectors.local import LocalStore, StoreError
-from echo_model.checkpoints import CheckpointError, catalogue
-from pipeline import __version__, commands
+from pipeline import __version__, commands, show
 from pipeline.fleet import FleetError
 from pipeline.settings import SettingsError
 
@@ -20,11 +18,11 @@ EXIT_TROUBLE = 1
 EXIT_OPEN_CASE = 3
 EXIT_INTERRUPTED = 130
 
-USER_ERRORS = (ReadError, StoreError, FleetError, SettingsError, CheckpointError)
+USER_ERRORS = (ReadError, StoreError, FleetError, SettingsError, commands.RunError)
 
 app = typer.Typer(
     name="echowatch",
-    help="Condition monitoring a plant can trust: vibration and sound in, few explained alarms out.",
+    help="Condition monitoring a plant can trust: vibration in, few explained alarms out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -43,7 +41,9 @@ Unit = Annotated[str | None, typer.Option(help="Unit of the values (g, m/s2, Pa,
 Scale = Annotated[float | None, typer.Option(help="Unit per number in the files.")]
 Start = Annotated[str | None, typer.Option(help="ISO time of the first file without a time.")]
 Period = Annotated[float | None, typer.Option(help="Seconds between files without a time.")]
-OnError = Annotated[str, typer.Option(help="At a broken file: stop or skip.")]
+OnError = Annotated[
+    Literal["stop", "skip"], typer.Option(help="At a broken file: stop, or report and skip it.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda[:N].")]
 
 
@@ -53,7 +53,7 @@ def _options(
     scale: float | None,
     start: str | None,
     period: float | None,
-    on_error: str,
+    on_error: Literal["stop", "skip"],
     problems: list[str],
 ) -> ReadOptions:
     def problem(text: str) -> None:
@@ -67,11 +67,11 @@ def _options(
             scale=scale,
             start=start,
             period_s=period,
-            on_error=on_error,  # type: ignore[arg-type]  (checked by ReadOptions)
+            on_error=on_error,
             on_problem=problem,
         )
     except ValueError as error:
-        raise ReadError(str(error)) from error
+        raise commands.RunError(str(error)) from error
 
 
 @app.command()
@@ -179,7 +179,7 @@ def embed(
 @app.command()
 def models(as_json: AsJson = False) -> None:
     """List the encoders that can be named with --model."""
-    commands.show_models(catalogue(), Console(highlight=False), as_json=as_json)
+    show.show_models(Console(highlight=False), as_json=as_json)
 
 
 @app.command()
@@ -194,8 +194,8 @@ def inspect(
 ) -> None:
     """Show what a reader sees in files: channels, rate, unit, time; nothing is processed."""
     options = _options(rate, unit, scale, start, period, "stop", [])
-    found: list[Description] = [d for path in paths for d in describe(path, options)]
-    commands.show_descriptions(found, Console(highlight=False), as_json=as_json)
+    found = [describe(path, options) for path in paths]
+    show.show_descriptions(found, Console(highlight=False), as_json=as_json)
 
 
 def _version(value: bool) -> None:  # noqa: FBT001  (typer's callback signature)
@@ -206,21 +206,21 @@ def _version(value: bool) -> None:  # noqa: FBT001  (typer's callback signature)
 
 @app.callback()
 def _top(
-    version: Annotated[  # noqa: ARG001  (handled by its callback)
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Condition monitoring a plant can trust."""
 
 
-def _finish(done: commands.Outcome, problems: list[str], *, as_json: bool, exit_code: bool) -> None:
+def _finish(done: dict[str, Any], problems: list[str], *, as_json: bool, exit_code: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({**done.facts, "problems": problems}))
+        typer.echo(json.dumps({**done, "problems": problems}))
     else:
-        commands.show_outcome(done, console)
-    if not done.facts["finished"]:
+        show.show_outcome(done, console)
+    if not done["finished"]:
         raise typer.Exit(EXIT_INTERRUPTED)
-    if exit_code and done.facts["open_cases"]:
+    if exit_code and done["open_cases"]:
         raise typer.Exit(EXIT_OPEN_CASE)
 
 

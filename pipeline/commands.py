@@ -4,27 +4,27 @@ The one place that knows both connectors and the pipeline; `pipeline.cli` only p
 """
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    Progress as ProgressBar,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as ProgressBar
 
 from connectors.embeddings import EmbeddingsFile
 from connectors.files import Description, ReadOptions, describe, read
@@ -32,7 +32,8 @@ from connectors.files.write import write_recordings
 from connectors.local import FILE_NAME, LocalStore
 from echo_model.echo import Echo
 from echo_model.engine import EchoEngine
-from pipeline import __version__, simulate as simulation
+from pipeline import __version__
+from pipeline import simulate as simulation
 from pipeline.assembly import build_monitor, build_windower
 from pipeline.cases import CaseBook
 from pipeline.embedded import EmbeddedRun, Progress
@@ -47,35 +48,22 @@ SHORT_S = 180.0
 ACCELERATED_S = 4 * 86_400.0
 
 
-class ModelError(ValueError):
-    """A model that cannot be used, in words."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run found.
-
-    Attributes:
-        facts: JSON-able: counts, cases, files, times.
-        cases: Open and closed cases, worst first, JSON-able.
-    """
-
-    facts: dict[str, Any]
-    cases: list[dict[str, Any]]
+class RunError(ValueError):
+    """A run that cannot be done as asked, in words."""
 
 
 def load_engine(settings: Settings) -> EchoEngine:
     """The encoder that the settings name.
 
     Raises:
-        ModelError: for an unknown name, a damaged or wrong file, or a device that is not there.
+        RunError: for an unknown name, a damaged or wrong file, or a device that is not there.
     """
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     try:
         model = Echo.from_pretrained(settings.model, sha256=settings.model_sha256)
         return EchoEngine(model, device=settings.device, precision=settings.precision)
     except (ValueError, OSError) as error:
-        raise ModelError(f"model {settings.model!r}: {error}") from error
+        raise RunError(f"model {settings.model!r}: {error}") from error
 
 
 def run(
@@ -88,10 +76,10 @@ def run(
     overrides: Mapping[str, Any],
     fresh: bool,
     console: Console,
-) -> Outcome:
+) -> dict[str, Any]:
     """Monitor recordings into a folder and write its report."""
     fleet = load_fleet(fleet_path) if fleet_path else Fleet()
-    found = [d for path in paths for d in describe(path, options)]
+    found = [describe(path, options) for path in paths]
     span = _span(found)
     chosen = _profile_for(span) if profile == "auto" else profile
     settings = load(profile=chosen, **overrides)
@@ -108,7 +96,7 @@ def run(
     )
 
 
-def demo(*, out: Path, seed: int, overrides: Mapping[str, Any], console: Console) -> Outcome:
+def demo(*, out: Path, seed: int, overrides: Mapping[str, Any], console: Console) -> dict[str, Any]:
     """Simulate a small plant and monitor it; the truth lies beside the report."""
     plant = simulation.demo_plant(seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -120,7 +108,7 @@ def demo(*, out: Path, seed: int, overrides: Mapping[str, Any], console: Console
         load(profile="accelerated", **overrides),
         out=out,
         facts={"title": f"Demo plant (simulated, seed {seed})", "sources": [f"demo seed {seed}"]},
-        span=(plant.start_ns, plant.end_ns),
+        span=(plant.start_ns, plant.start_ns + round(plant.hours * 3600 * NS_PER_S)),
         fresh=True,
         console=console,
     )
@@ -136,7 +124,7 @@ def _monitor(
     span: tuple[int, int],
     fresh: bool,
     console: Console,
-) -> Outcome:
+) -> dict[str, Any]:
     engine = load_engine(settings)
     if fresh and (out / FILE_NAME).exists():
         _discard(out)
@@ -149,7 +137,7 @@ def _monitor(
                 "model_id": engine.model_id,
                 "trained": engine.trained,
                 "settings": settings.model_dump(mode="json"),
-                "fleet": [_json_fields(info) for info in fleet.sensors],
+                "fleet": [asdict(info) for info in fleet.sensors],
                 "version": __version__,
             }
         )
@@ -215,7 +203,7 @@ def embed(
     overrides: Mapping[str, Any],
 ) -> int:
     """Write the embeddings of all windows; returns how many."""
-    found = [d for path in paths for d in describe(path, options)]
+    found = [describe(path, options) for path in paths]
     chosen = _profile_for(_span(found)) if profile == "auto" else profile
     settings = load(profile=chosen, **overrides)
     engine = load_engine(settings)
@@ -283,7 +271,7 @@ def _check_same_run(
     }
     for name, value in new.items():
         if "chunks" in old and old.get(name) != value:
-            raise ModelError(
+            raise RunError(
                 f"the output folder belongs to a run with other {name}: "
                 "use --fresh to discard it, or another --out"
             )
@@ -294,25 +282,40 @@ def _discard(out: Path) -> None:
         path.unlink()
 
 
-def _json_fields(info: Any) -> dict[str, Any]:
-    from dataclasses import asdict  # noqa: PLC0415  (one use)
-
-    return asdict(info)
-
-
-def _outcome(store: LocalStore, progress: Progress, report: Path, seconds: float) -> Outcome:
+def _outcome(store: LocalStore, progress: Progress, report: Path, seconds: float) -> dict[str, Any]:
+    """What the run found, JSON-able; cases worst first."""
     cases = sorted(store.cases(), key=lambda case: (-case["severity"], case["opened_ns"]))
-    facts = {
+    faults, learning = _sensor_states(store)
+    return {
         **store.summary(),
         "finished": progress.finished,
         "processed_windows": progress.windows,
         "seconds": round(seconds, 2),
         "open_cases": sum(case["closed_ns"] is None for case in cases),
         "cases": cases,
+        "sensor_faults": faults,
+        "still_learning": learning,
         "report": str(report),
         **{name: store.facts()[name] for name in ("profile", "model_id", "trained")},
     }
-    return Outcome(facts, cases)
+
+
+def _sensor_states(store: LocalStore) -> tuple[list[str], int]:
+    """A line per sensor that was not believable, and how many sensors still learn."""
+    faults, learning = [], 0
+    for sensor_id in store.sensor_ids():
+        trend = store.trend(sensor_id)
+        known = trend.status[trend.status != "unknown"]
+        learning += bool(known.size) and known[-1] == "learning"
+        bad = np.flatnonzero(trend.faults != "")
+        if bad.size:
+            names = sorted({name for text in trend.faults[bad] for name in str(text).split(",")})
+            when = datetime.fromtimestamp(int(trend.end_ns[bad[0]]) / NS_PER_S, UTC)
+            faults.append(
+                f"{sensor_id}: {', '.join(names)} in {bad.size} of {trend.end_ns.size} windows "
+                f"since {when:%Y-%m-%d %H:%M} UTC"
+            )
+    return faults, int(learning)
 
 
 @contextmanager

@@ -162,7 +162,11 @@ class EmbeddedRun:
             self._pending.done,
             cases=list(self._pending.cases.values()),
             states=states,
-            facts={"chunks": self.progress.chunks, "finished": finished},
+            facts={
+                "chunks": self.progress.chunks,
+                "finished": finished,
+                "sensors": {name: s.about() for name, s in self._monitor.sensors.items()},
+            },
         )
         self._pending = _Pending()
 

@@ -13,6 +13,7 @@ the range the encoder knows.
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +116,7 @@ class SensorMonitor:
         self._min_silence_s = min_silence_s
         self._events: list[StreamEvent] = []
         self._rate_hz = 0.0
+        self._unit = "unknown"
         self._gain = 0.0
         self._last_ns = 0
         self._period_s = 0.0
@@ -167,6 +169,7 @@ class SensorMonitor:
         """
         window = cut.window
         self._renew(window.sample_rate_hz)
+        self._unit = window.unit
         step_s = self._step(window)
         running = cut.features is not None and self._gate.running(cut.features.rms)
         drift: DriftScore | None = None
@@ -218,6 +221,15 @@ class SensorMonitor:
         wait_s = max(self._min_silence_s, 3.0 * self._period_s)
         return self._last_ns + round(wait_s * NS_PER_S)
 
+    def about(self) -> dict[str, Any]:
+        """What a person wants to know beside the results, JSON-able."""
+        return {
+            "sample_rate_hz": self._rate_hz,
+            "unit": self._unit,
+            "running_above": self._gate.above,
+            "notes": list(self.baseline.calibration.notes) if self.baseline.frozen else [],
+        }
+
     def latest_spectrum(self) -> Spectrum | None:
         """Spectrum of the newest believable window."""
         return None if self._latest is None else self._spectrum(self._latest, "latest")
@@ -232,6 +244,7 @@ class SensorMonitor:
             "evidence": self._evidence.export_state(),
             "events": [asdict(event) for event in self._events],
             "rate_hz": self._rate_hz,
+            "unit": self._unit,
             "gain": self._gain,
             "last_ns": self._last_ns,
             "period_s": self._period_s,
@@ -272,7 +285,7 @@ class SensorMonitor:
         self.alarms.import_state(live["alarms"])
         self._evidence.import_state(live["evidence"])
         self._events = [StreamEvent(**event) for event in live["events"]]
-        self._rate_hz, self._gain = live["rate_hz"], live["gain"]
+        self._rate_hz, self._unit, self._gain = live["rate_hz"], live["unit"], live["gain"]
         self._last_ns, self._period_s = live["last_ns"], live["period_s"]
         self._gate.above = baseline["running_above"]
         self.baseline.import_state(baseline["bank"])
