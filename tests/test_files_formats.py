@@ -232,6 +232,26 @@ def test_truncated_file_is_named_and_skipped_or_stops(
     assert any(file in problem for problem in problems)
 
 
+@pytest.mark.parametrize(("file", "write"), [g[:2] for g in GOLDEN], ids=IDS)
+def test_flipped_bytes_give_data_or_a_named_error_and_nothing_else(
+    tmp_path: Path, file: str, write: Callable[[Path], None]
+) -> None:
+    write(tmp_path / file)
+    whole = np.frombuffer((tmp_path / file).read_bytes(), np.uint8)
+    rng = np.random.default_rng(7)
+    broken = 0
+    for _ in range(25):
+        bad = whole.copy()
+        bad[rng.integers(0, min(bad.size, 1500), 5)] = rng.integers(0, 256, 5)
+        (tmp_path / file).write_bytes(bad.tobytes())
+        try:
+            list(read([tmp_path / file], options=OPTIONS))
+        except ReadError as error:
+            assert file in str(error)  # noqa: PT017  (both outcomes are right)
+            broken += 1
+    assert broken or file.endswith((".bin", ".wav"))
+
+
 def test_cut_row_of_a_table_is_named(tmp_path: Path) -> None:
     csv(tmp_path / "run.csv")
     whole = (tmp_path / "run.csv").read_text()
@@ -344,6 +364,22 @@ def test_broadcast_wave_time_is_the_start(tmp_path: Path) -> None:
     chunks = list(read([tmp_path / "run.wav"]))
     assert chunks[0].start_ns == NOON_NS + 250_000_000
     np.testing.assert_array_equal(values_of(chunks, "run"), RAMP / 2**15)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("stored", ["i1", "u2", "f4", "f8"])
+@pytest.mark.parametrize("shape", [(90_000, 2), (2, 90_000), (180_000, 1)])
+def test_matlab_variables_read_as_scipy_wrote_them(
+    tmp_path: Path, shape: tuple[int, int], stored: str, *, compressed: bool
+) -> None:
+    data = np.random.default_rng(0).normal(0, 30, shape).astype(stored)
+    path = tmp_path / "run.mat"
+    scipy.io.savemat(path, {"x": data, "fs": 1000, "s": {"y": 1}}, do_compression=compressed)
+    chunks = list(read([path]))
+    expected = data.T if shape[0] > shape[1] else data
+    for channel, wanted in enumerate(expected):
+        name = "run" if len(expected) == 1 else f"run/ch{channel}"
+        np.testing.assert_array_equal(values_of(chunks, name), wanted.astype(np.float32))
 
 
 @pytest.mark.parametrize("file", ["big.wav", "big.bin", "big.npy"])

@@ -1,7 +1,6 @@
-"""NPY, NPZ and MATLAB 5 files in, recordings out; nothing is ever unpickled.
+"""NPY and NPZ files in, recordings out; nothing is ever unpickled.
 
-NPY is memory mapped, NPZ members are streamed out of the archive. scipy can only load a MATLAB 5
-variable as a whole, one at a time; the 2 GB limit of that format bounds it.
+NPY is memory mapped, NPZ members are streamed out of the archive.
 """
 
 import math
@@ -9,10 +8,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
 from connectors.files.recording import ReadError, ReadOptions, Recording
@@ -27,13 +26,24 @@ from connectors.files.variables import (
 _MAX_HEADER_BYTES = 10_000
 _MAX_MEMBERS = 4096
 _SMALL_BYTES = 4096
+# What numpy and zipfile raise on broken bytes.
+_BROKEN = (
+    zipfile.BadZipFile,
+    ValueError,
+    EOFError,
+    OSError,
+    zlib.error,
+    RuntimeError,
+    SyntaxError,
+    TokenError,
+)
 
 
 def npy(path: Path, options: ReadOptions) -> list[Recording]:
     """The array of an NPY file."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
         raise ReadError(path, f"not a readable NPY file ({error})") from error
     shape, dtype = array.shape, array.dtype
     del array  # opened again for reading, so that a folder of files does not stay mapped
@@ -65,7 +75,7 @@ def npz(path: Path, options: ReadOptions) -> list[Recording]:
                     continue
                 with archive.open(member) as file:
                     _take(path, member.filename, file, variables, scalars)
-    except (zipfile.BadZipFile, ValueError, EOFError, zlib.error, NotImplementedError) as error:
+    except _BROKEN as error:
         if isinstance(error, ReadError):
             raise
         raise ReadError(path, f"not a readable NPZ file ({error})") from error
@@ -124,65 +134,7 @@ def _stream(
                 if len(raw) < wanted:
                     raise ReadError(path, f"{member}: truncated at frame {begin}")
                 yield np.frombuffer(raw, dtype).reshape(-1, width)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except _BROKEN as error:
+        if isinstance(error, ReadError):
+            raise
         raise ReadError(path, f"{member}: broken ({error})") from error
-
-
-def mat5(path: Path, options: ReadOptions) -> list[Recording]:
-    """The variables of a MATLAB 4 or 5 file."""
-    variables: list[Variable] = []
-    scalars: dict[str, Any] = {}
-    for name, shape, kind in _whosmat(path):
-        if kind == "char" and math.prod(shape) <= _SMALL_BYTES:
-            scalars[name] = "".join(np.asarray(_load(path, name)).reshape(-1).tolist())
-        elif kind in _MAT_KINDS and math.prod(shape) == 1:
-            scalars[name] = _load(path, name)
-        elif kind in _MAT_KINDS and len(shape) == 2 and math.prod(shape) > 1:
-            squeezed = (max(shape),) if min(shape) == 1 else shape
-            # What the numbers are stored as is known only once they are loaded: float is safe.
-            dtype = np.dtype(_MAT_KINDS[kind])
-            variables.append(
-                Variable(name, squeezed, dtype, _mat_slices(path, name, squeezed, dtype))
-            )
-    return recordings_of(path, variables, scalars, options)
-
-
-_MAT_KINDS = {
-    "double": "float64",
-    "single": "float32",
-    "int8": "int8",
-    "uint8": "uint8",
-    "int16": "int16",
-    "uint16": "uint16",
-    "int32": "int32",
-    "uint32": "uint32",
-    "int64": "int64",
-    "uint64": "uint64",
-}
-
-
-def _mat_slices(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    def slices(n: int) -> Iterator[NDArray[Any]]:
-        array = np.asarray(_load(path, name)).reshape(shape).astype(dtype, copy=False)
-
-        def fetch(begin: int, end: int) -> NDArray[Any]:
-            across = array.ndim == 2 and shape[0] < shape[1]
-            return array[:, begin:end] if across else array[begin:end]
-
-        return frame_blocks(shape, fetch)(n)
-
-    return slices
-
-
-def _whosmat(path: Path) -> list[tuple[str, tuple[int, ...], str]]:
-    try:
-        return list(scipy.io.whosmat(path))
-    except Exception as error:  # scipy raises what its parser stumbles over
-        raise ReadError(path, f"not a readable MATLAB 5 file ({error})") from error
-
-
-def _load(path: Path, name: str) -> Any:
-    try:
-        return scipy.io.loadmat(path, variable_names=[name])[name]
-    except Exception as error:  # scipy raises what its parser stumbles over
-        raise ReadError(path, f"variable {name} is broken ({error})") from error

@@ -22,6 +22,8 @@ from connectors.files.variables import (
 
 _MAX_OBJECTS = 4096
 _MAX_DEPTH = 32
+# What h5py raises on broken bytes.
+_BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 # HDF5 decompresses whole chunks; a chunk beyond this is an attack or a mistake.
 _MAX_CHUNK_BYTES = 64 * 2**20
 
@@ -34,7 +36,9 @@ def recordings(path: Path, options: ReadOptions) -> list[Recording]:
         with h5py.File(path, "r") as file:
             for name, dataset, facts in _walk(path, file, "", _attributes(file), set(), 0):
                 _take(path, name, dataset, facts, variables, scalars)
-    except (OSError, RuntimeError, KeyError) as error:
+    except ReadError:
+        raise
+    except _BROKEN as error:
         raise ReadError(path, f"not a readable HDF5 file ({error})") from error
     return recordings_of(path, variables, scalars, options)
 
@@ -111,7 +115,7 @@ def _slices(path: Path, name: str, shape: tuple[int, ...]) -> Any:
                     return np.asarray(dataset[:, begin:end] if across else dataset[begin:end])
 
                 yield from frame_blocks(shape, fetch)(n)
-        except (OSError, RuntimeError, KeyError) as error:
+        except _BROKEN as error:
             raise ReadError(path, f"{name}: broken ({error})") from error
 
     return slices

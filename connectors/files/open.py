@@ -18,6 +18,7 @@ from connectors.files import (
     audio,
     hdf5,
     index_set,
+    matlab,
     parquet,
     raw,
     snapshots,
@@ -47,7 +48,7 @@ _READERS: dict[str, Callable[[Path, ReadOptions], list[Recording]]] = {
     "hdf5": hdf5.recordings,
     "ims": snapshots.ims,
     "index-set": index_set.recordings,
-    "mat": arrays.mat5,
+    "mat": matlab.recordings,
     "npy": arrays.npy,
     "npz": arrays.npz,
     "parquet": parquet.recordings,
@@ -209,6 +210,8 @@ def recordings(source: Source, options: ReadOptions = DEFAULTS) -> list[Recordin
         found = _READERS[source.kind](source.path, options)
     except OSError as error:
         raise ReadError(source.path, f"cannot be read ({error})") from error
+    if not found:
+        raise ReadError(source.path, "holds no samples")
     alone = sum(len(r.channels) for r in found) == 1
     named = [_named(recording, source, name, options, alone=alone) for recording in found]
     # A sensor whose rate was changed is one recording per rate.

@@ -40,6 +40,8 @@ _RATE = ("sample_rate_hz", "sample_rate", "fs", "rate")
 _PER_ROW = (*_SENSOR, *_RATE, "unit", "scale", "offset", "seq", "epoch")
 _BATCH_ROWS = 65_536
 _BATCH_LISTS = 32
+# What pyarrow raises on broken bytes.
+_BROKEN = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, AttributeError)
 _MAX_FOOTER_BYTES = 64 * 2**20
 Rows = Iterator[pa.RecordBatch]
 
@@ -49,7 +51,7 @@ def recordings(path: Path, options: ReadOptions) -> list[Recording]:
     try:
         with pq.ParquetFile(path, thrift_string_size_limit=_MAX_FOOTER_BYTES) as file:
             return _Table(path, file, options).recordings()
-    except (pa.ArrowException, OSError) as error:
+    except _BROKEN as error:
         if isinstance(error, ReadError):
             raise
         raise ReadError(path, f"not a readable Parquet file ({error})") from error
@@ -99,7 +101,10 @@ class _Table:
         return list(seen)
 
     def _recording(self, sensor: str | None) -> Recording:
-        head = next(_batches(self._file, self._wanted(), self._sensor, sensor, self._rows()))
+        batches = _batches(self._file, self._wanted(), self._sensor, sensor, self._rows())
+        head = next(batches, None)
+        if head is None:
+            raise ReadError(self._path, "holds no samples")
         rate = self._stated(head, _RATE) or self._options.sample_rate_hz
         times = self._times(head)
         timeline = None if times is None else self._timeline(times, rate)
@@ -114,7 +119,7 @@ class _Table:
                     yield from (
                         self._lists_of(batches) if self._lists else self._long(batches, timeline)
                     )
-            except (pa.ArrowException, OSError) as error:
+            except _BROKEN as error:
                 if isinstance(error, ReadError):
                     raise
                 raise ReadError(path, f"broken ({error})") from error

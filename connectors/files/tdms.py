@@ -23,7 +23,7 @@ def recordings(path: Path, _options: ReadOptions) -> list[Recording]:
     """One recording per channel that holds numbers."""
     nptdms = _nptdms(path)
     try:
-        with nptdms.TdmsFile.open(path) as file:
+        with path.open("rb") as stream, nptdms.TdmsFile.open(stream) as file:
             channels = [channel for group in file.groups() for channel in group.channels()]
             found = [_recording(path, c, nptdms) for c in channels if _is_signal(c)]
     except ReadError:
@@ -65,7 +65,7 @@ def _recording(path: Path, channel: Any, nptdms: ModuleType) -> Recording:
     def blocks(n: int) -> Iterator[Block]:
         at_once = max(n, BLOCK_VALUES)
         try:
-            with nptdms.TdmsFile.open(path) as file:
+            with path.open("rb") as stream, nptdms.TdmsFile.open(stream) as file:
                 source = file[group][name]
                 for begin in range(0, frames, at_once):
                     wanted = min(at_once, frames - begin)
