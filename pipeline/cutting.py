@@ -219,7 +219,7 @@ class Cutter:
         return self.event("overlap", chunk.start_ns, skip / chunk.sample_rate_hz, detail)
 
     def _append(self, chunk: SensorChunk, skip: int, lead: float) -> None:
-        if not len(self._stretch):
+        if self._stretch.whole and not len(self._stretch):
             self._clock.slip(most=_ANY)
             skipped_ns = round(skip * NS_PER_S / chunk.sample_rate_hz)
             self._stretch = Stretch(self._clock.next_index, chunk.start_ns + skipped_ns)
@@ -256,8 +256,7 @@ class Cutter:
         undecided = self._captures is None and stretch.whole
         if not undecided or len(stretch) > length + self._grid.stride:
             stretch.drop_before(start - self._clock.margin)
-        if len(stretch):
-            stretch.shift(self._clock.slip(most=max(0, start - stretch.first)))
+        stretch.shift(self._clock.slip(most=max(0, start - stretch.first)))
         return outputs
 
     def _capture(self) -> Window | StreamEvent:

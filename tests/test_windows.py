@@ -24,6 +24,7 @@ RATE_HZ = 1000.0
 LENGTH = window_samples(RATE_HZ, 1)  # 175 samples
 RATES = st.sampled_from([1000.0, 997.3, 1024.0, 97656.25 / 64, 44100 / 32])
 END = Flags.END_OF_CAPTURE
+BURST_NS = START_NS + 30 * 10**6  # off the grid
 
 
 def cut(
@@ -63,6 +64,18 @@ def make(**options: object) -> Windower:
 def run(windower: Windower, chunks: Iterable[SensorChunk], *, flush: bool = True) -> Output:
     outputs = [output for chunk in chunks for output in windower.push(chunk)]
     return outputs + windower.flush() if flush else outputs
+
+
+def relay(chunks: Iterable[SensorChunk], **options: object) -> Output:
+    """`run` with a restart after every chunk."""
+    outputs: Output = []
+    windower = make(**options)
+    for chunk in chunks:
+        outputs += windower.push(chunk)
+        record = state.pack(windower.export_state())
+        windower = make(**options)
+        windower.import_state(state.unpack(record))
+    return outputs + windower.flush()
 
 
 def windows(outputs: Output) -> list[Window]:
@@ -270,6 +283,19 @@ def test_a_chunk_after_its_gap_was_given_up_is_late() -> None:
     assert content(outputs) == content(run(make(), chunks[:3] + chunks[4:]))
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_late_chunks_now_and_then_are_no_clock_step(counted: bool) -> None:  # noqa: FBT001
+    chunks = cut(20_000, [100])
+    if not counted:
+        chunks = [replace(chunk, seq=0) for chunk in chunks]
+    lost = chunks[5:185:4]
+    stream = [chunk for chunk in chunks if not any(chunk is gone for gone in lost)]
+    late = [item for pair in zip(stream[100:], lost, strict=False) for item in pair]
+    outputs = run(make(), stream[:100] + late)
+    assert set(kinds(outputs)) == {"gap", "late"}
+    assert kinds(outputs).count("late") == len(lost)
+
+
 def test_an_overlap_is_reported_and_the_samples_that_came_first_stay() -> None:
     chunks = cut(1000, [100])
     again = cut(1000, [100], start_ns=START_NS + 960 * 10**6, first_seq=10)
@@ -325,6 +351,7 @@ def test_a_straggler_of_the_last_epoch_is_late() -> None:
     outputs = run(make(), before[:9] + after[:6] + before[9:] + after[6:])
     assert kinds(outputs) == ["epoch_change", "late"]
     assert {w.epoch for w in windows(outputs)} == {0, 7}
+    assert events(relay(before[:9] + after[:6] + before[9:] + after[6:])) == events(outputs)
 
 
 @pytest.mark.parametrize("counted", [True, False])
@@ -341,6 +368,7 @@ def test_a_clock_that_steps_back_does_not_silence_the_sensor(counted: bool, back
     assert len(windows(outputs)) >= 2 * 10_000 // LENGTH - 4
     if counted:
         assert events(outputs)[0].amount_s == pytest.approx(back_s)
+    assert content(relay(before + after)) == content(outputs)
 
 
 def test_one_stamp_in_the_future_costs_one_gap_and_one_step_back() -> None:
@@ -392,6 +420,25 @@ def test_jitter_within_the_tolerance_changes_no_window() -> None:
     jitter[:3] = 0
     shaken = [replace(c, start_ns=c.start_ns + int(j)) for c, j in zip(chunks, jitter, strict=True)]
     assert content(run(make(gap_tolerance_samples=1.0), shaken)) == content(run(make(), chunks))
+
+
+def test_jitter_that_stays_on_one_side_for_a_while_is_no_drift() -> None:
+    chunks = cut(200_000, [2500])
+    shift_ns = [0, 450_000, -450_000, 450_000]
+    shaken = [replace(c, start_ns=c.start_ns + shift_ns[c.seq // 6 % 4]) for c in chunks]
+    assert kinds(run(make(), shaken)) == []
+
+
+def test_captures_without_pauses_follow_the_stamps_of_a_drifting_clock() -> None:
+    chunks = [
+        replace(chunk, start_ns=START_NS + round(chunk.samples[0] * 1e6 * (1 + 80e-6)), flags=END)
+        for chunk in cut(200_000, [500])
+    ]
+    outputs = run(make(captures=True), chunks)
+    assert [w.samples.size for w in windows(outputs)] == [500] * 400
+    assert kinds(outputs) == []
+    for window in windows(outputs):
+        assert abs(window.start_index - window.start_ns / 1e6) < 1.5
 
 
 @settings(max_examples=30, deadline=None)
@@ -514,7 +561,7 @@ def bursts(n: int, parts: Sequence[int], count: int, every_s: float = 10.0) -> l
     """Captures of n samples, each in chunks of the given lengths, the last one flagged."""
     chunks: list[SensorChunk] = []
     for turn in range(count):
-        start_ns = START_NS + round(turn * every_s * NS_PER_S)
+        start_ns = BURST_NS + round(turn * every_s * NS_PER_S)
         capture = cut(n, parts, start_ns=start_ns, first_seq=len(chunks))
         chunks += [*capture[:-1], replace(capture[-1], flags=END)]
     return chunks
@@ -532,7 +579,7 @@ def test_each_capture_is_one_window_of_its_own_length(
     outputs = run(make(**options), bursts(n, parts, count))
     assert [w.samples.tolist() for w in windows(outputs)] == [list(range(n))] * count
     assert [w.start_ns for w in windows(outputs)] == [
-        START_NS + turn * 10 * NS_PER_S for turn in range(count)
+        BURST_NS + turn * 10 * NS_PER_S for turn in range(count)
     ]
     assert kinds(outputs) == []
     assert not any(w.gap_s for w in windows(outputs))
@@ -544,6 +591,12 @@ def test_the_first_flag_tells_that_a_sensor_sends_captures() -> None:
     long = run(make(), bursts(1000, [100], 5))
     assert [w.samples.size for w in windows(long) if w.samples.size != LENGTH] == [1000] * 4
     assert kinds(long) == []
+
+
+def test_no_capture_is_a_window_without_its_beginning() -> None:
+    outputs = run(make(duty_cycle_s=1000.0), bursts(1000, [100], 3))
+    assert [w.samples.size for w in windows(outputs)] == [1000, 1000]
+    assert all(w.samples[0] == 0 for w in windows(outputs))
 
 
 def test_a_sensor_that_is_said_to_be_continuous_has_gaps_between_bursts() -> None:
@@ -588,6 +641,7 @@ def test_a_chunk_lost_inside_a_capture_splits_it_and_is_a_gap() -> None:
     outputs = run(make(captures=True), chunks)
     assert [w.samples.size for w in windows(outputs)] == [500, 200, 200]
     assert kinds(outputs) == ["gap"]
+    assert not any(w.gap_s for w in windows(outputs))
     assert all(gapless(window) for window in windows(outputs))
 
 
@@ -600,10 +654,15 @@ def test_a_capture_in_progress_is_kept_at_the_end_and_a_partial_window_is_not() 
 def test_a_sensor_that_turns_to_continuous_sending_gets_grid_windows_again() -> None:
     burst = bursts(100, [100], 3)
     on = cut(10_000, [100], start_ns=START_NS + 60 * NS_PER_S, first_seq=3)
-    outputs = run(make(max_capture_s=2.0), burst + on)
+    late = cut(1000, [100], start_ns=START_NS + 80 * NS_PER_S, first_seq=103)
+    windower = make(max_capture_s=2.0)
+    outputs = run(windower, burst + on, flush=False)
     assert [w.samples.size for w in windows(outputs)[:3]] == [100] * 3
     assert {w.samples.size for w in windows(outputs)[3:]} == {LENGTH}
     assert len(windows(outputs)) >= 3 + 10_000 // LENGTH - 1
+    again = run(windower, late, flush=False)
+    assert kinds(again) == ["gap"]
+    assert len(windows(again)) >= 1000 // LENGTH - 1
 
 
 def test_a_stream_goes_on_after_a_flush_without_an_event() -> None:
