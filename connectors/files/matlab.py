@@ -122,8 +122,7 @@ def _matrices(path: Path, file: IO[bytes], order: Order) -> Iterator[_Matrix]:
             matrix = _matrix(path, file, order, begin, length, compressed=kind == _COMPRESSED)
             if matrix is not None:
                 yield matrix
-        # Compressed elements are the only ones that are not padded to 8 bytes.
-        begin += length if kind == _COMPRESSED else -(-length // 8) * 8
+        begin += length  # of a matrix: padded already
 
 
 def _tag(path: Path, raw: bytes, order: Order) -> tuple[int, int]:
