@@ -1,0 +1,179 @@
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from echo_model.echo import Echo
+from echo_model.engine import EchoEngine
+from pipeline import simulate
+from pipeline.assembly import build_monitor
+from pipeline.fleet import Fleet, parse_fleet
+from pipeline.messages import NS_PER_S, Flags, SensorChunk
+from pipeline.settings import load
+from pipeline.state import pack, unpack
+
+SETTINGS = load({}, profile="accelerated", learning={"min_windows": 32})
+RATE = 8000.0
+
+
+@pytest.fixture(scope="module")
+def engine():
+    torch.set_num_threads(1)
+    return EchoEngine(Echo.from_pretrained("nano"))
+
+
+@pytest.fixture(scope="module")
+def plant():
+    return simulate.demo_plant(3, hours=0.75, every_s=30.0)
+
+
+def capture(sensor, i, samples, *, every_s=10.0, unit="g", rate=RATE, at_s=None):
+    start = 1_700_000_000 * NS_PER_S + round((i * every_s if at_s is None else at_s) * NS_PER_S)
+    return SensorChunk(
+        sensor, rate, start, samples.astype(np.float32), seq=i, unit=unit,
+        flags=Flags.END_OF_CAPTURE,
+    )  # fmt: skip
+
+
+def noise(rng, level=1.0, n=8000):
+    return level * rng.normal(size=n)
+
+
+def drive(monitor, chunks, size=16):
+    stream, windows, events = iter(chunks), [], []
+    while batch := list(itertools.islice(stream, size)):
+        done = monitor.process(batch)
+        windows += done.windows
+        events += done.events
+    done = monitor.flush()
+    return windows + list(done.windows), events + list(done.events)
+
+
+def close(a, b, tolerance=1e-4):
+    """Equal records, floats within a tolerance."""
+    if dataclasses.is_dataclass(a):
+        fields = dataclasses.fields(a)
+        return all(close(getattr(a, f.name), getattr(b, f.name), tolerance) for f in fields)
+    if isinstance(a, float):
+        return a == pytest.approx(b, rel=tolerance, abs=tolerance, nan_ok=True)
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(close(x, y, tolerance) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(close(a[key], b[key], tolerance) for key in a)
+    return a == b
+
+
+@pytest.mark.parametrize("size", [1, 7, 500])
+def test_batch_size_changes_nothing(engine, plant, size):
+    fleet = parse_fleet(plant.fleet_yaml, "fleet.yaml")
+    expected, _ = drive(build_monitor(SETTINGS, fleet, engine), plant.chunks(), 64)
+    found, _ = drive(build_monitor(SETTINGS, fleet, engine), plant.chunks(), size)
+    assert len(found) == len(expected) > 400
+    assert all(close(a, b) for a, b in zip(found, expected, strict=True))
+    assert any(window.transitions for window in found)
+
+
+def test_a_restored_monitor_goes_on_as_if_nothing_had_happened(engine, plant):
+    fleet = parse_fleet(plant.fleet_yaml, "fleet.yaml")
+    chunks = list(plant.chunks())
+    expected, _ = drive(build_monitor(SETTINGS, fleet, engine), chunks)
+    for cut in (5, 150, 301):
+        first, second = (build_monitor(SETTINGS, fleet, engine) for _ in range(2))
+        found = list(first.process(chunks[:cut]).windows)
+        states = {
+            name: (unpack(pack(s.export_live())), unpack(pack(s.export_baseline())))
+            for name, s in first.sensors.items()
+        }
+        second.import_state(unpack(pack(first.export_state())), states)
+        rest, _ = drive(second, chunks[cut:])
+        assert all(close(a, b) for a, b in zip(found + rest, expected, strict=True))
+
+
+def test_a_stopped_machine_neither_learns_nor_alarms(engine):
+    rng = np.random.default_rng(0)
+    runs = [bool((i // 20) % 2) for i in range(240)]
+    chunks = [capture("m/a", i, noise(rng, 1.0 if run else 0.001)) for i, run in enumerate(runs)]
+    windows, _ = drive(build_monitor(SETTINGS, Fleet(), engine), chunks)
+    late = windows[100:]
+    assert [w.running for w in late] == runs[100:]
+    assert {w.status for w in late if not w.running} == {"stopped"}
+    assert {w.status for w in late if w.running} == {"ok"}
+    assert not any(w.drift for w in late if not w.running)
+
+
+def test_an_unbelievable_window_is_neither_scored_nor_learnt_and_reads_unknown(engine):
+    rng = np.random.default_rng(1)
+    chunks = [capture("m/a", i, noise(rng)) for i in range(60)]
+    for i in (10, 50):
+        chunks[i] = capture("m/a", i, np.full(8000, 0.25))
+    windows, _ = drive(build_monitor(SETTINGS, Fleet(), engine), chunks)
+    for i in (10, 50):
+        assert windows[i].status == "unknown"
+        assert windows[i].drift is None
+        assert "flatline" in windows[i].health.faults
+    assert windows[11].drift.baseline_n == 11
+
+
+def test_a_louder_machine_alarms_and_the_level_is_named(engine):
+    rng = np.random.default_rng(2)
+    chunks = [capture("m/a", i, noise(rng, 1.0 if i < 60 else 3.0)) for i in range(80)]
+    windows, _ = drive(build_monitor(SETTINGS, Fleet(), engine), chunks)
+    raised = [t for w in windows for t in w.transitions if t.after == "alarm"]
+    assert len(raised) == 1
+    assert raised[0].at_ns == windows[64].window_end_ns
+    assert windows[-1].drift.level_ratio == pytest.approx(3.0, rel=0.1)
+
+
+def test_a_silent_sensor_becomes_unknown_when_the_others_move_on(engine):
+    rng = np.random.default_rng(3)
+    chunks = sorted(
+        [capture("m/a", i, noise(rng)) for i in range(100) if i < 40 or i >= 80]
+        + [capture("m/b", i, noise(rng)) for i in range(100)],
+        key=lambda chunk: (chunk.start_ns, chunk.sensor_id),
+    )
+    windows, _ = drive(build_monitor(SETTINGS, Fleet(), engine), chunks)
+    silent = [w for w in windows if w.health.faults == ("silent",)]
+    assert [(w.sensor_id, w.status) for w in silent] == [("m/a", "unknown")]
+    assert silent[0].window_end_ns == (1_700_000_000 + 391 + 120) * NS_PER_S
+    assert {w.status for w in windows if w.sensor_id == "m/b" and w.drift} <= {"learning", "ok"}
+    assert windows[-2].status == windows[-1].status == "ok"
+
+
+def test_a_new_sample_rate_starts_a_new_baseline(engine):
+    rng = np.random.default_rng(4)
+    chunks = [capture("m/a", i, noise(rng)) for i in range(50)]
+    chunks += [capture("m/a", i, noise(rng, n=16_000), rate=16_000.0) for i in range(50, 100)]
+    windows, events = drive(build_monitor(SETTINGS, Fleet(), engine), chunks)
+    assert [e.kind for e in events] == ["rate_change"]
+    scored = [w for w in windows if w.drift]
+    first = next(i for i, w in enumerate(scored) if len(w.drift.band_edges_hz) == 7)
+    assert scored[first].drift.baseline_n == 1
+    assert scored[-1].drift.learning_pct == 100.0
+    assert not any(t.after == "alarm" for w in windows for t in w.transitions)
+
+
+def test_a_baseline_of_another_model_is_refused(engine):
+    rng = np.random.default_rng(5)
+    first = build_monitor(SETTINGS, Fleet(), engine)
+    drive(first, [capture("m/a", 0, noise(rng))])
+    sensor = first.sensors["m/a"]
+    baseline = {**sensor.export_baseline(), "model_id": "another"}
+    with pytest.raises(ValueError, match="belongs to model another"):
+        build_monitor(SETTINGS, Fleet(), engine).import_state(
+            first.export_state(), {"m/a": (sensor.export_live(), baseline)}
+        )
+
+
+def test_scale_and_unit_of_the_numbers_do_not_matter_for_the_score(engine):
+    rng = np.random.default_rng(6)
+    signals = [noise(rng) for _ in range(60)]
+    found = []
+    for factor in (1.0, 1000.0):
+        chunks = [capture("m/a", i, factor * x) for i, x in enumerate(signals)]
+        windows, _ = drive(build_monitor(SETTINGS, Fleet(), engine), chunks)
+        found.append([w.drift.score for w in windows if w.status == "ok" and w.drift.ratios])
+    assert len(found[0]) > 20
+    # A gain is a power of two: levels differ by at most 3 dB inside the encoder.
+    assert np.median(np.abs(np.subtract(*found))) < 1.0
