@@ -272,6 +272,15 @@ def test_a_replay_of_all_that_was_used_is_recognised_as_duplicates() -> None:
     assert windower.duplicates == len(chunks)
 
 
+def test_a_replay_after_a_clock_step_is_recognised_as_duplicates() -> None:
+    before = cut(1000, [100])
+    after = cut(10_000, [100], start_ns=START_NS - 10**15, first_seq=10)
+    windower = make()
+    run(windower, before + after, flush=False)
+    assert run(windower, after, flush=False) == []
+    assert windower.duplicates == len(after)
+
+
 def test_a_chunk_after_its_gap_was_given_up_is_late() -> None:
     chunks = cut(1000, [100])
     windower = make()
@@ -343,6 +352,13 @@ def test_a_restart_with_a_clock_in_the_past_is_an_epoch_of_its_own() -> None:
     outputs = run(make(), before + after)
     assert kinds(outputs) == ["epoch_change"]
     assert len(windows(outputs)) >= 2 * (1000 // LENGTH - 1)
+
+
+def test_what_is_held_of_an_epoch_comes_before_the_next_epoch() -> None:
+    before = cut(1000, [100])
+    after = cut(1000, [100], start_ns=START_NS - 10**15, epoch=7)
+    outputs = run(make(), before[:8] + before[9:] + after)
+    assert kinds(outputs) == ["gap", "epoch_change"]
 
 
 def test_a_straggler_of_the_last_epoch_is_late() -> None:
