@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pipeline.case_fold import Case
 from pipeline.cases import CaseBook
 from pipeline.messages import Processed, SensorChunk
 from pipeline.monitor import Monitor
@@ -79,6 +80,8 @@ class EmbeddedRun:
         cases: Fresh case book, likewise.
         store: Results, states and position.
         describe_case: Case -> JSON-able record with `case_id` for the store.
+        commit_s: Seconds between commits; what a kill makes the next run do again.
+        batch_samples: Samples per micro-batch.
     """
 
     def __init__(
@@ -87,12 +90,16 @@ class EmbeddedRun:
         cases: CaseBook,
         store: Store,
         *,
-        describe_case: Callable[[Any], Mapping[str, Any]],
+        describe_case: Callable[[Case], Mapping[str, Any]],
+        commit_s: float = COMMIT_S,
+        batch_samples: int = BATCH_SAMPLES,
     ) -> None:
         self._monitor = monitor
         self._cases = cases
         self._store = store
         self._describe_case = describe_case
+        self._commit_s = commit_s
+        self._batch_samples = batch_samples
         self._pending = _Pending()
         self.progress = Progress()
         self._restore()
@@ -116,14 +123,15 @@ class EmbeddedRun:
         """
         stream = itertools.islice(chunks, self.progress.chunks, None)
         committed = time.monotonic()
-        for batch in _batches(stream):
+        for batch in _batches(stream, self._batch_samples):
             self._take(self._monitor.process(batch))
             self._pending.touched.update(chunk.sensor_id for chunk in batch)
             self.progress.chunks += len(batch)
             self.progress.event_ns = batch[-1].start_ns
             advance(self.progress)
             stopping = stop()
-            due = time.monotonic() - committed > COMMIT_S or self._pending.windows > COMMIT_WINDOWS
+            due = time.monotonic() - committed >= self._commit_s
+            due = due or self._pending.windows > COMMIT_WINDOWS
             if stopping or due:
                 self._commit(finished=False)
                 committed = time.monotonic()
@@ -188,14 +196,14 @@ class EmbeddedRun:
         self.progress.finished = facts["finished"]
 
 
-def _batches(chunks: Iterator[SensorChunk]) -> Iterator[list[SensorChunk]]:
+def _batches(chunks: Iterator[SensorChunk], most: int) -> Iterator[list[SensorChunk]]:
     """Consecutive chunks, as many as one encoder call is worth."""
     batch: list[SensorChunk] = []
     samples = 0
     for chunk in chunks:
         batch.append(chunk)
         samples += chunk.samples.size
-        if samples >= BATCH_SAMPLES or len(batch) >= BATCH_CHUNKS:
+        if samples >= most or len(batch) >= BATCH_CHUNKS:
             yield batch
             batch, samples = [], 0
     if batch:

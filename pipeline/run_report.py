@@ -45,7 +45,7 @@ class Findings(Protocol):
 def describe_case(case: Case, fleet: Fleet) -> dict[str, Any]:
     """A case as a JSON-able record: its facts, and the sentence a technician reads."""
     names = {info.asset: info.asset_name for info in fleet.sensors if info.asset_name}
-    names |= {info.sensor_id: info.name for info in fleet.sensors if info.name}
+    names |= {i.sensor_id: i.name for i in fleet.sensors if i.name not in ("", i.sensor_id)}
     return {
         "case_id": case.case_id,
         "asset": case.asset,

@@ -125,7 +125,7 @@ class SensorMonitor:
         self._healthy_hz = np.empty(0, np.float32)
         self._healthy_n = 0
         self._latest: Window | None = None
-        self.baseline_changed = False
+        self.baseline_changed = True
 
     def cut(self, chunk: SensorChunk) -> tuple[list[Cut], list[StreamEvent]]:
         """Take a chunk; give the windows it completes and what happened to the stream."""
