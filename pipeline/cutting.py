@@ -68,7 +68,6 @@ class Cutter:
         sensor_id: str,
         *,
         k: int,
-        stride: float,
         stride_s: float | None,
         duty_cycle_s: float | None,
         gap_tolerance_samples: float,
@@ -78,7 +77,6 @@ class Cutter:
     ) -> None:
         self.sensor_id = sensor_id
         self._k = k
-        self._stride = stride
         self._stride_s = stride_s
         self._duty_cycle_s = duty_cycle_s
         self._tolerance = gap_tolerance_samples
@@ -170,8 +168,8 @@ class Cutter:
 
     def _set_rate(self, rate_hz: float) -> None:
         self._length = window_samples(rate_hz, self._k)
-        exact = self._length * self._stride if self._stride_s is None else self._stride_s * rate_hz
-        self._grid = Grid(rate_hz, max(1, round(exact)), duty_cycle_s=self._duty_cycle_s)
+        stride = self._length if self._stride_s is None else max(1, round(self._stride_s * rate_hz))
+        self._grid = Grid(rate_hz, stride, duty_cycle_s=self._duty_cycle_s)
 
     def _new_clock(self, rate_hz: float, start_ns: int) -> Clock:
         return Clock(rate_hz, start_ns, tolerance=self._tolerance, drift_ppm=self._drift_ppm)

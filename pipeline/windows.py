@@ -36,8 +36,7 @@ class Windower:
     Args:
         sensor_id: Of the only sensor that may be pushed.
         k: Window length in patches of 16 STFT frames, >= 1; see `window_samples`.
-        stride: Distance of window starts in window lengths.
-        stride_s: The same in seconds; None leaves it to `stride`.
+        stride_s: Distance of window starts, seconds; None means the window length.
         duty_cycle_s: Only the first window at or after each multiple of this time, seconds.
         reorder_chunks: Chunks that may overtake one that is missing. 0 trusts the order received.
         gap_tolerance_samples: Jitter of timestamps that is no gap. A gateway that stamps in whole
@@ -59,7 +58,6 @@ class Windower:
         sensor_id: str,
         *,
         k: int = 6,
-        stride: float = 1.0,
         stride_s: float | None = None,
         duty_cycle_s: float | None = None,
         reorder_chunks: int = 2,
@@ -71,15 +69,12 @@ class Windower:
         _check(1, k=k)
         _check(0, reorder_chunks=reorder_chunks)
         _check(0.0, gap_tolerance_samples=gap_tolerance_samples, drift_ppm=drift_ppm)
-        _check_positive(
-            stride=stride, stride_s=stride_s, duty_cycle_s=duty_cycle_s, max_capture_s=max_capture_s
-        )
+        _check_positive(stride_s=stride_s, duty_cycle_s=duty_cycle_s, max_capture_s=max_capture_s)
         self.sensor_id = sensor_id
         self._reorder = reorder_chunks
         self._cutter = Cutter(
             sensor_id,
             k=k,
-            stride=stride,
             stride_s=stride_s,
             duty_cycle_s=duty_cycle_s,
             gap_tolerance_samples=gap_tolerance_samples,
