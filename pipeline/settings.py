@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     model_sha256: str | None = Field(None, description="refuse a checkpoint with another SHA-256")
     device: str = Field("cpu", description="cpu or cuda[:N]")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="number format of the encoder")
-    threads: int = Field(0, ge=0, description="CPU threads of the encoder; 0 = all cores")
+    threads: int = Field(1, ge=0, description="CPU threads of the encoder; 0 = all cores")
     windows: Windows = Windows()
     learning: Learning = Learning()
     detection: Detection = Detection()
