@@ -35,6 +35,8 @@
   const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
   const hz = (f) => (f < 1000 ? `${+f.toPrecision(3)} Hz` : `${+(f / 1000).toPrecision(3)} kHz`);
 
+  const tick = (f) => (f < 1000 ? `${+f.toPrecision(3)}` : `${+(f / 1000).toPrecision(3)}k`);
+
   // A heat map's cells as columns of rows, its time edges, and the value per cell through `shape`.
   const heat = (packed, rows, shape = (x) => x) => {
     const flat = quantised(packed, Uint8Array);
@@ -86,7 +88,7 @@
     if (!rms) return null;
     const peak = column(d.columns.peak, d.n) || [];
     return {
-      title: `RMS and peak (${plain(d.unit)})`, height: 130,
+      title: `RMS (solid) and peak (dotted), ${plain(d.unit)}`, height: 130,
       traces: [line(d.x, peak, "peak", tone("plot-2"), { dash: "dot" }), line(d.x, rms, "RMS", tone("plot-1"))],
     };
   };
@@ -97,9 +99,9 @@
     if (!rms || !peak || !kurtosis) return null;
     const crest = rms.map((r, i) => (r && peak[i] !== null ? peak[i] / r : null));
     return {
-      title: "Crest factor and kurtosis (shocks)", height: 130,
+      title: "Kurtosis (solid) and crest factor (dotted): shocks", height: 130,
       traces: [line(d.x, crest, "crest", tone("plot-2"), { dash: "dot" }), line(d.x, kurtosis, "kurtosis", tone("plot-1"))],
-      lines: [level(3, tone("soft"), "dot", "3 = no shocks")],
+      lines: [level(3, tone("soft"), "dot", "no shocks")],
     };
   };
   const velocityPanel = (d) => {
@@ -133,8 +135,8 @@
     const every = Math.max(1, Math.ceil(centres.length / 7));
     const shown = centres.map((_, i) => i).filter((i) => i % every === 0);
     return {
-      title: healthy ? "1/3-octave levels, change since learning (dB)" : "1/3-octave levels (dB)", height: 190, hover: "closest",
-      axis: { tickvals: shown, ticktext: shown.map((i) => hz(centres[i])) },
+      title: healthy ? "1/3-octave change since learning (dB, Hz)" : "1/3-octave levels (dB, Hz)", height: 190, hover: "closest",
+      axis: { tickvals: shown, ticktext: shown.map((i) => tick(centres[i])) },
       traces: [{
         type: "heatmap", x: map.x, z: map.z, y: centres.map((_, i) => i),
         customdata: centres.map((f) => Array(d.octaves.cells).fill(hz(f))), colorbar: { title: { text: "dB" } },
@@ -171,13 +173,13 @@
     // A finger scrolls the page; zooming is for the mouse.
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
   });
-  const note = (text, y, more) => ({
+  const note = (text, y) => ({
     text, x: 0, xref: "paper", xanchor: "left", y, yref: "paper", yanchor: "bottom", showarrow: false,
-    font: { size: 12, color: tone("ink") }, ...more,
+    font: { size: narrow() ? 11 : 12, color: tone("ink") },
   });
 
   const shading = (d, top) => {
-    const washes = { advisory: 0.16, alert: 0.2, alarm: 0.2 };
+    const washes = { unknown: 0.1, advisory: 0.16, alert: 0.2, alarm: 0.2 };
     return d.spans.filter((span) => washes[span[2]]).map(([x0, x1, name]) => ({
       type: "rect", layer: "below", xref: "x", yref: "paper", x0, x1, y0: 0, y1: top,
       fillcolor: tone(name), opacity: washes[name], line: { width: 0 },
@@ -196,6 +198,11 @@
       showspikes: true, spikemode: "across", spikethickness: 1, spikedash: "dot", spikecolor: tone("soft"),
       hoverformat: "%d %b %Y %H:%M:%S", linecolor: tone("line"), nticks: narrow() ? 4 : 10,
     };
+    // What people did, such as acknowledging.
+    for (const [x, text] of data.marks) {
+      layout.shapes.push({ type: "line", xref: "x", yref: "paper", x0: x, x1: x, y0: 0, y1: 1, line: { color: tone("ink"), width: 1, dash: "dot" } });
+      layout.annotations.push({ text, xref: "x", x, yref: "paper", y: 0, yanchor: "bottom", textangle: -90, xanchor: "right", showarrow: false, font: { size: 10, color: tone("ink") } });
+    }
     const traces = [];
     let used = 0;
     panels.forEach((panel, i) => {
@@ -219,7 +226,7 @@
         traces.push({ ...trace, xaxis: "x", yaxis: "y" + id, ...(narrow() && trace.colorbar ? { showscale: false } : {}) });
       }
     });
-    return Plotly.newPlot(place, traces, layout, CONFIG);
+    return Plotly.newPlot(place, traces, layout, { ...CONFIG, displayModeBar: !narrow() });
   };
 
   // Healthy lies on top: what sticks out above it is what has changed.
@@ -245,13 +252,21 @@
       xaxis: { title: { text: "kHz" }, gridcolor: tone("grid"), zeroline: false, hoverformat: ".4~f", unifiedhovertitle: { text: "%{x:.4~f} kHz" } },
       yaxis: { type: log ? "log" : "linear", title: { text: plain(data.unit) }, gridcolor: tone("grid"), zeroline: false, exponentformat: "power", rangemode: log ? "normal" : "tozero", nticks: 6 },
     };
-    return Plotly.react(place, traces, layout, CONFIG);
+    return Plotly.react(place, traces, layout, { ...CONFIG, displayModeBar: !narrow() });
   };
 
+  // The overview needs no plots: plotly.js runs when the first sensor is opened.
+  const loadPlotly = () => {
+    if (window.Plotly) return;
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script);
+  };
   const drawn = new WeakSet();
   const draw = (section) => {
     if (drawn.has(section)) return;
     drawn.add(section);
+    loadPlotly();
     const data = JSON.parse(section.querySelector('script[type="application/json"]').textContent);
     const trends = section.querySelector(".trends");
     if (data.n) drawTrends(trends, data);

@@ -35,10 +35,16 @@ TICK_STEPS_S = (
 
 
 class Tick(NamedTuple):
-    """A mark of the time axis: how far along it lies (0-100 %) and what it says."""
+    """A mark of the time axis.
+
+    Attributes:
+        percent: How far along it lies, 0-100.
+        major: Whether a narrow screen shows it too.
+    """
 
     percent: float
     text: str
+    major: bool
 
 
 def utc(at_ns: int, *, seconds: bool = False) -> str:
@@ -96,7 +102,10 @@ def ticks(first_ns: int, last_ns: int, most: int = 7) -> list[Tick]:
         if step_s < 86_400 and span_s > 86_400 and new_day != day:
             text = f"{new_day} {text}"
         day = new_day
-        marks.append(Tick(100 * (at_s * NS_PER_S - first_ns) / (last_ns - first_ns), text))
+        days = step_s < 86_400 and span_s > 2 * 86_400
+        major = at_s % 86_400 == 0 if days else len(marks) % 2 == 0
+        percent = 100 * (at_s * NS_PER_S - first_ns) / (last_ns - first_ns)
+        marks.append(Tick(percent, text, major))
         at_s += step_s
     return marks
 

@@ -146,9 +146,7 @@ def sensor_view(sensor: SensorReport, run: RunReport, budget: Budget) -> SensorV
 
 def _data(sensor: SensorReport, budget: Budget) -> dict[str, object]:
     marks = [
-        [t.at_ns // 1_000_000, f"{t.action}: {t.before} to {t.after}"]
-        for t in sensor.transitions[-TRANSITIONS_SHOWN:]
-        if t.after in SEVERE or t.by
+        [t.at_ns // 1_000_000, t.action] for t in sensor.transitions[-TRANSITIONS_SHOWN:] if t.by
     ]
     return {
         **packed(sensor.trend, sensor.spectra, budget),
@@ -196,7 +194,7 @@ def _band(sensor: SensorReport) -> str:
     if scored.size and sensor.trend.band_edges_hz:
         mean = scored.mean(axis=0)
         top = int(mean.argmax())
-        return f"{frequency(*sensor.trend.band_edges_hz[top])}, {100 * mean[top]:.0f} % of it"
+        return f"{frequency(*sensor.trend.band_edges_hz[top])}: {100 * mean[top]:.0f} %"
     return ""
 
 
