@@ -19,8 +19,6 @@ STATE_VERSION = 1
 
 # Windows before the learnt bias is trusted.
 MIN_LEARNT = 4
-# Mean changes below this many ADC steps are rounding.
-MIN_BIAS_STEPS = 8
 # Relative change of the AC reference per window, at most: up in a minute, down in hours, so that a
 # stopped machine does not lower it.
 AC_RISE, AC_FALL = 0.05, 0.0005
@@ -127,6 +125,7 @@ class SensorHealthCheck:
         self._shifted_bias = 0.0
         self._slips = 0
         self._after_capture = False
+        self._stood_still = False
         self._last: tuple[int, int] | None = None  # epoch and start_ns of the last window
 
     def check(self, window: Window, events: Sequence[StreamEvent] = ()) -> SensorHealth:
@@ -144,17 +143,18 @@ class SensorHealthCheck:
         bias = flat = 0.0
         if shape is not None:
             bias = shape.mean * window.scale + window.offset
-            flat = 1.0 if shape.codes <= 2 and "flatline" in faults else shape.held
+            flat = shape.run_s / shape.duration_s if "flatline" in faults else shape.held
             if not faults:
                 self._learn(bias, shape.ac_rms * abs(window.scale))
         self._last = (window.epoch, window.start_ns)
+        self._stood_still = "flatline" in faults or "dropout" in faults
         self._after_capture = Flags.END_OF_CAPTURE in window.flags
         return SensorHealth(
             sensor_id=window.sensor_id,
             window_end_ns=window.end_ns,
             faults=tuple(faults),
             clip_fraction=clipped,
-            flat_fraction=flat if "flatline" in faults or "dropout" in faults else 0.0,
+            flat_fraction=flat if self._stood_still else 0.0,
             bias=bias,
             gap_s=window.gap_s,
             detail="; ".join(faults.values()),
@@ -172,6 +172,7 @@ class SensorHealthCheck:
             "shifted_bias": self._shifted_bias,
             "slips": self._slips,
             "after_capture": self._after_capture,
+            "stood_still": self._stood_still,
             "last": None if self._last is None else list(self._last),
         }
 
@@ -192,6 +193,7 @@ class SensorHealthCheck:
         self._shifted_bias = float(state["shifted_bias"])
         self._slips = int(state["slips"])
         self._after_capture = bool(state["after_capture"])
+        self._stood_still = bool(state["stood_still"])
         last = state["last"]
         self._last = None if last is None else (int(last[0]), int(last[1]))
 
@@ -204,7 +206,12 @@ class SensorHealthCheck:
                 "check the gateway's conversion"
             )
             return None, 0.0
-        shape = shape_of(window.samples, window.sample_rate_hz, self._dropout_s)
+        shape = shape_of(
+            window.samples,
+            window.sample_rate_hz,
+            self._dropout_s,
+            stood_still=self._stood_still and not window.gap_s,
+        )
         self._check_repetition(shape, faults)
         clipped = self._check_clipping(window, shape, faults)
         if not faults:  # a dead or clipped signal has a wrong mean too: name the cause only
@@ -214,7 +221,7 @@ class SensorHealthCheck:
         return shape, clipped
 
     def _check_repetition(self, shape: SignalShape, faults: Faults) -> None:
-        if shape.codes == 2 and shape.run_s < FLAT_SHARE * shape.duration_s:
+        if shape.codes == 2:
             faults["flatline"] = (
                 f"signal has had only two values for {shape.duration_s:.2f} s: "
                 "check cable and supply"
@@ -283,8 +290,6 @@ class SensorHealthCheck:
         limit = min(limit, self._bias_full_scale * full_scale)
         if not math.isinf(full_scale):
             limit = max(limit, self._bias_noise * full_scale)
-        if window.encoding != "f32":
-            limit = max(limit, MIN_BIAS_STEPS * abs(window.scale))
         if abs(bias - self._bias) <= limit:
             self._shifted = 0
             return

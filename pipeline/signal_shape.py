@@ -19,12 +19,9 @@ SLOW_BLOCK_S = 0.05
 MIN_SLOW_BLOCKS = 8
 # Shorter runs are rounding at any rate.
 MIN_RUN = 16
-# Share of equal neighbours up to which a signal counts as alive: one of more than half an ADC step
-# RMS, in which a run of 16 has a chance of 1e-5 and one of 10 ms at 25.6 kHz none.
-ALIVE_REPEATS = 0.5
-# A dropout begins or ends with a jump, a machine that stops runs out: loudest of the 16 samples
-# around the run, as a share of the RMS, and in ADC steps.
-JUMP_REACH, JUMP_SHARE, JUMP_STEPS = 16, 0.5, 3
+# A dropout begins with a jump out of a live signal; a machine that stops, or a strike that fades,
+# does not: loudest of the 16 samples before, as a multiple of the RMS, and in ADC steps.
+JUMP_REACH, JUMP_RMS, JUMP_STEPS = 16, 0.5, 3
 # Samples this near to full scale are at full scale.
 RAIL_SHARE = 0.999
 # A top that was cut off holds more samples than the next 5 % of the range below it.
@@ -73,13 +70,16 @@ def count_non_finite(samples: Samples) -> int:
     return int(samples.size - np.count_nonzero(np.isfinite(samples)))
 
 
-def shape_of(samples: Samples, sample_rate_hz: float, dropout_s: float) -> SignalShape:
+def shape_of(
+    samples: Samples, sample_rate_hz: float, dropout_s: float, *, stood_still: bool = False
+) -> SignalShape:
     """Measure (N,) finite samples.
 
     Args:
         samples: (N,) int16, int32 or float32, finite.
         sample_rate_hz: > 0.
         dropout_s: Shortest run of one value to look for.
+        stood_still: The window before ended in such a run; then this one may begin in it.
     """
     low, high = float(np.min(samples)), float(np.max(samples))
     codes = 1
@@ -88,13 +88,15 @@ def shape_of(samples: Samples, sample_rate_hz: float, dropout_s: float) -> Signa
         ends += int(np.count_nonzero(samples == samples.dtype.type(low)))
         codes = 2 if ends == samples.size else 3
     mean, slow_rms, fast_rms, slope = _powers(samples, sample_rate_hz, max(abs(low), abs(high)))
-    starts, lengths, repeats = _long_runs(
-        samples, max(MIN_RUN, math.ceil(dropout_s * sample_rate_hz))
-    )
+    least = max(MIN_RUN, math.ceil(dropout_s * sample_rate_hz))
+    starts, lengths = _long_runs(samples, least)
     held = 0
-    if lengths.size and repeats <= ALIVE_REPEATS:
-        least = max(JUMP_SHARE * fast_rms, JUMP_STEPS if samples.dtype.kind == "i" else 0.0)
-        held = _held(samples, starts, lengths, least)
+    if starts.size:
+        jump = max(JUMP_RMS * fast_rms, JUMP_STEPS if samples.dtype.kind == "i" else 0.0)
+        dropped = _drops_out(samples, starts, jump, stood_still=stood_still)
+        # A flat top is clipping, however long.
+        dropped &= (samples[starts] > low) & (samples[starts] < high)
+        held = int(np.sum(lengths[dropped]))
     return SignalShape(
         duration_s=samples.size / sample_rate_hz,
         low=low,
@@ -172,34 +174,25 @@ def _powers(
     return mean, math.sqrt(slow), math.sqrt(mean_square - slow), slope
 
 
-def _long_runs(samples: Samples, least: int) -> tuple[NDArray[np.int64], NDArray[np.int64], float]:
-    """Starts and lengths of the runs of `least` or more samples, share of repeats elsewhere."""
+def _long_runs(samples: Samples, least: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Starts and lengths of the runs of `least` or more equal samples."""
     equal = samples[1:] == samples[:-1]
     # A run of `least` holds one whole aligned block of half its length: a cheap look first.
     half = (least - 1) // 2
     blocks = equal.size // half
-    none = np.zeros(0, np.int64)
     if not equal[: blocks * half].reshape(blocks, half).all(axis=1).any():
-        return none, none, 0.0
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     bounds = np.concatenate(([0], np.flatnonzero(~equal) + 1, [samples.size]))
     lengths = np.diff(bounds)
-    is_long = lengths >= least
-    starts, lengths = bounds[:-1][is_long], lengths[is_long]
-    inside = int(np.sum(lengths))
-    elsewhere = np.count_nonzero(equal) - (inside - lengths.size)
-    return starts, lengths, elsewhere / max(samples.size - inside, 1)
+    return bounds[:-1][lengths >= least], lengths[lengths >= least]
 
 
-def _held(
-    samples: Samples, starts: NDArray[np.int64], lengths: NDArray[np.int64], least: float
-) -> int:
-    """Number of samples in runs that a live signal jumps into or out of."""
-    held = 0
-    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
-        end = start + length
-        around = np.concatenate(
-            (samples[max(start - JUMP_REACH, 0) : start], samples[end : end + JUMP_REACH])
-        )
-        jump = np.max(np.abs(around.astype(np.float64) - float(samples[start])), initial=0.0)
-        held += length if jump > least else 0
-    return held
+def _drops_out(
+    samples: Samples, starts: NDArray[np.int64], jump: float, *, stood_still: bool
+) -> NDArray[np.bool_]:
+    """Which runs the signal jumps into."""
+    before = np.maximum(starts[:, None] - np.arange(1, JUMP_REACH + 1), 0)
+    away = samples[before].astype(np.float64) - samples[starts, None].astype(np.float64)
+    found: NDArray[np.bool_] = np.max(np.abs(away), axis=1) > jump
+    found[0] |= stood_still and bool(starts[0] == 0)
+    return found
