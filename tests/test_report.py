@@ -398,6 +398,12 @@ def test_machines_are_sorted_worst_first(small: str) -> None:
     assert statuses[0] == "alarm"
 
 
+def test_the_headline_names_the_machine_that_needs_attention(small: str) -> None:
+    assert "1 machine needs attention: north/water/pump-12" in Page(small).text
+    calm = render(run_of(small_plant()[2:]))
+    assert "No machine in alarm" in Page(calm).text
+
+
 def test_machines_of_one_name_are_not_merged() -> None:
     plant = small_plant()[:3]
     run = run_of(tuple(replace(s, asset_name="Pump") for s in plant))
