@@ -49,6 +49,7 @@ def describe_case(case: Case, fleet: Fleet) -> dict[str, Any]:
     return {
         "case_id": case.case_id,
         "asset": case.asset,
+        "asset_name": names.get(case.asset, case.asset),
         "severity": int(case.severity),
         "current": int(case.current),
         "opened_ns": case.opened_ns,
@@ -112,14 +113,16 @@ def _sensor(
 ) -> SensorReport:
     status: Any = str(trend.status[-1]) if trend.status.size else "learning"
     zone, limits = _iso(info, trend)
+    told = trend.status[trend.status != "unknown"]
     return SensorReport(
         sensor_id=info.sensor_id,
-        asset=info.asset_name or info.asset,
+        asset=info.asset,
+        asset_name=info.asset_name or info.asset,
         name=info.name or info.sensor_id,
         unit=info.unit or known.get("unit", "unknown"),
         sample_rate_hz=known.get("sample_rate_hz", 0.0),
         status=status,
-        running_share=float(np.mean(trend.status != "stopped")) if trend.status.size else 0.0,
+        running_share=float(np.mean(told != "stopped")) if told.size else 0.0,
         trend=trend,
         spectra=spectra,
         transitions=transitions,
@@ -144,6 +147,7 @@ def _case(record: Mapping[str, Any]) -> CaseReport:
     return CaseReport(
         case_id=record["case_id"],
         asset=record["asset"],
+        asset_name=record["asset_name"],
         severity=Severity(record["severity"]).name.lower(),
         current=Severity(record["current"]).name.lower(),
         opened_ns=record["opened_ns"],
