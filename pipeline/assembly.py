@@ -12,16 +12,24 @@ from pipeline.monitor import Encoder, Monitor
 from pipeline.persistence import SeverityRule
 from pipeline.running import RunningGate
 from pipeline.sensor import SensorMonitor
-from pipeline.settings import Delays, Settings, Windows
+from pipeline.settings import Delays, Settings, SettingsError, Windows
 from pipeline.windows import Windower
 
 
 def build_monitor(settings: Settings, fleet: Fleet, encoder: Encoder) -> Monitor:
-    """A monitor whose sensors are made as the fleet and the settings say."""
+    """A monitor whose sensors are made as the fleet and the settings say.
+
+    Raises:
+        SettingsError: for numbers that do not go together; at once, not at the first chunk.
+    """
 
     def make(sensor_id: str) -> SensorMonitor:
         return _sensor(fleet.sensor(sensor_id), settings, encoder)
 
+    try:
+        make("settings/check")
+    except ValueError as error:
+        raise SettingsError(f"settings: {error}") from error
     return Monitor(encoder, make)
 
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.drift import DETECTORS
@@ -53,6 +53,15 @@ class Detection(_Group):
     detectors: tuple[str, ...] = Field(
         ("adwin",), description=f"online detectors, of {', '.join(DETECTORS)}"
     )
+
+    @field_validator("detectors")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in DETECTORS:
+                raise ValueError(f"must be of {', '.join(DETECTORS)}")
+        return names
+
     alert_factor: float = Field(1.5, ge=1, description="alert at this multiple of the drift limit")
     alarm_factor: float = Field(2.0, ge=1, description="alarm at this multiple of the drift limit")
     level_alarm: float = Field(2.0, gt=1, description="alarm at this multiple of the baseline RMS")
