@@ -44,7 +44,7 @@ from pipeline.run_report import collect, describe_case
 from pipeline.settings import Settings, load
 
 # Logs up to these spans get the time constants of short recordings or of accelerated tests.
-SHORT_S = 180.0
+SHORT_S = 600.0
 ACCELERATED_S = 4 * 86_400.0
 
 
