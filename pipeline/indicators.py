@@ -133,7 +133,7 @@ def spectrum(
     if values.size < 2:
         raise ValueError(f"a spectrum needs at least 2 samples, got {values.size}")
     # A quarter of the window, but no less than the picture has points.
-    length = min(values.size, max(values.size // 4, 2 * bins))
+    length = min(values.size, max(values.size // 4, 2 * (bins - 1), 2))
     taper = hann(length, sym=False).astype(np.float32)
     step = max(length // 2, 1)
     segments = np.lib.stride_tricks.sliding_window_view(values - np.mean(values), length)[::step]

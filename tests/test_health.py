@@ -63,6 +63,13 @@ def checker(encoding: str = "i16", **changes: Any) -> SensorHealthCheck:
     return SensorHealthCheck(expected_rate_hz=RATE, full_scale=full_scale, **changes)
 
 
+def resumed(check: SensorHealthCheck, **changes: Any) -> SensorHealthCheck:
+    """The same check in another worker: nothing but the state record survives."""
+    again = checker(**changes)
+    again.import_state(unpack(pack(check.export_state())))
+    return again
+
+
 Given = tuple[Window, list[StreamEvent]]
 
 
@@ -358,7 +365,10 @@ def test_a_shifted_bias_stays_a_fault_until_it_returns_or_is_relearnt() -> None:
     check = checker(bias_relearn_windows=20)
     for i in range(8):
         assert check.check(window(i, motor(rng))).ok
-    shifted = [check.check(window(i, motor(rng) + 5.0)).ok for i in range(8, 8 + 30)]
+    shifted = []
+    for i in range(8, 38):
+        check = resumed(check, bias_relearn_windows=20)
+        shifted.append(check.check(window(i, motor(rng) + 5.0)).ok)
     assert shifted == [False] * 20 + [True] * 10
     back = check.check(window(40, motor(rng)))
     assert back.faults == ("bias_shift",)
@@ -398,10 +408,53 @@ def test_a_dropout_counts_in_both_windows_that_it_touches() -> None:
     first, second = motor(rng), motor(rng)
     first[-N // 5 :] = second[: N // 5] = 0.0
     for i, x in ((8, first), (9, second)):
+        check = resumed(check)
         result = check.check(window(i, x))
         assert result.faults == ("dropout",)
         assert result.flat_fraction == pytest.approx(0.2, abs=0.01)
         assert result.detail.startswith("signal stood still for 195 ms")
+
+
+def test_a_dropout_is_found_wherever_it_starts_and_however_short() -> None:
+    rng = np.random.default_rng(20)
+    least = int(0.01 * RATE) + 2
+    for start in range(100, 500, 7):
+        x = motor(rng)
+        x[start : start + least] = 0.0
+        x[start + least] = 0.5
+        assert checker().check(window(0, x)).faults == ("dropout",)
+
+
+def test_flat_tops_are_clipping_however_long() -> None:
+    t = np.arange(N) / RATE
+    overdriven = np.clip(400 * np.sin(2 * np.pi * 20 * t + 0.1), -FULL_SCALE_G, FULL_SCALE_G)
+    overdriven[::400] *= 0.9
+    assert checker().check(window(0, overdriven)).faults == ("clipping",)
+
+
+def test_few_steps_at_a_low_rate_are_no_dropout() -> None:
+    rng = np.random.default_rng(21)
+    check = SensorHealthCheck()
+    for i in range(20):
+        samples = np.rint(rng.normal(0, 4.0, 400)).astype(np.int16)
+        assert check.check(Window("s", 400.0, i * NS_PER_S, 0, samples, encoding="i16")).ok
+
+
+def test_a_mean_that_moves_by_little_of_the_full_scale_is_no_fault() -> None:
+    rng = np.random.default_rng(22)
+    check = checker()
+    for i in range(40):
+        x = STEP_G * (rng.normal(0, 1.0, N) + (20 if i % 2 else 0))
+        assert check.check(window(i, x)).ok
+
+
+def test_a_large_offset_does_not_blur_a_wide_adc() -> None:
+    rng = np.random.default_rng(23)
+    samples = (2**30 + rng.normal(0, 20.0, N)).astype(np.int32)
+    check = SensorHealthCheck()
+    result = check.check(Window("s", RATE, 0, 0, samples, encoding="i32"))
+    assert result.bias == pytest.approx(float(np.mean(samples, dtype=np.float64)), abs=0.1)
+    assert check.export_state()["ac"] == pytest.approx(20.0, rel=0.05)
 
 
 def test_the_declared_full_scale_counts_where_the_adc_could_hold_more() -> None:

@@ -80,6 +80,17 @@ def test_a_tone_at_a_band_centre_stands_in_that_band() -> None:
         assert max(level for centre, level in rows if centre != 1000.0) < -25.0
 
 
+@pytest.mark.parametrize("seconds", [0.975, 1.0, 1.37, 2.0])
+def test_a_tone_on_a_band_edge_is_shared_by_both_bands(seconds: float) -> None:
+    for band in range(-6, 6):
+        edge_hz = 1000.0 * 10 ** ((band + 0.5) / 10)
+        values = tone(edge_hz, seconds=seconds)
+        lower, upper = sorted(
+            sorted(level for _, level in features(window(values)).octaves_db)[-2:]
+        )
+        assert upper - lower < 0.6
+
+
 def test_white_noise_rises_one_db_per_band() -> None:
     values = np.random.default_rng(2).normal(size=10 * 25_600)
     rows = np.array(features(window(values)).octaves_db)
@@ -125,6 +136,13 @@ def test_velocity_leaves_out_what_lies_beyond_10_to_1000_hz() -> None:
     inside = features(window(tone(100.0, seconds=4.0))).velocity_mm_s
     mixed = tone(100.0, seconds=4.0) + tone(5.0, 0.5, seconds=4.0) + tone(1500.0, 20, seconds=4.0)
     assert features(window(mixed)).velocity_mm_s == pytest.approx(inside, rel=0.01)
+
+
+def test_velocity_counts_half_of_a_tone_on_the_edge_of_its_band() -> None:
+    for frequency_hz in (10.0, 1000.0):
+        got = features(window(tone(frequency_hz, seconds=10.0))).velocity_mm_s
+        whole = 1000 * UNIT_TO_M_S2["g"] / math.sqrt(2) / (2 * np.pi * frequency_hz)
+        assert got == pytest.approx(whole * math.sqrt(0.5), rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +197,7 @@ def test_spectrum_reads_the_amplitude_of_a_tone(
     amplitude: float, line: int, seconds: float, bins: int
 ) -> None:
     n = round(25_600 * seconds)
-    length = min(n, max(n // 4, 2 * bins))
+    length = min(n, max(n // 4, 2 * (bins - 1)))
     frequency_hz = 25_600 / length * max(4, line % (length // 2 - 4))
     freq_hz, amplitudes = spectrum(
         tone(frequency_hz, amplitude, seconds=seconds), 25_600.0, bins=bins
@@ -199,14 +217,20 @@ def test_spectrum_never_loses_a_tone_between_two_lines() -> None:
 
 def test_spectrum_agrees_with_welch() -> None:
     values = np.random.default_rng(4).normal(size=25_600).astype(np.float32)
-    freq_hz, amplitude = spectrum(values, 25_600.0, bins=5000)
+    freq_hz, amplitude = spectrum(values, 25_600.0, bins=5001)
     want_hz, power = signal.welch(
         values, 25_600.0, nperseg=10_000, detrend=False, scaling="spectrum", window="hann"
     )
-    assert np.allclose(freq_hz, want_hz[: len(freq_hz)], atol=1e-2) or len(freq_hz) < len(want_hz)
-    pooled = np.maximum.reduceat(np.sqrt(2 * power), np.arange(0, len(power), 2))
-    inner = slice(5, -5)
-    assert np.allclose(amplitude[inner], pooled[inner], rtol=1e-2)
+    assert np.allclose(freq_hz, want_hz)
+    inner = slice(5, -5)  # welch halves DC and Nyquist in power
+    assert np.allclose(amplitude[inner], np.sqrt(2 * power[inner]), rtol=1e-3)
+
+
+def test_spectrum_counts_dc_and_nyquist_once() -> None:
+    values = np.where(np.arange(25_600) < 12_800, -1.0, 1.0).astype(np.float32)
+    assert 0.85 < spectrum(values, 25_600.0, bins=3201)[1][0] <= 1.0
+    values[::2], values[1::2] = -1.0, 1.0
+    assert spectrum(values, 25_600.0)[1][-1] == pytest.approx(1.0, rel=1e-3)
 
 
 def test_spectrum_refuses_what_it_cannot_draw() -> None:
@@ -214,6 +238,7 @@ def test_spectrum_refuses_what_it_cannot_draw() -> None:
         spectrum(tone(50.0), 25_600.0, bins=0)
     with pytest.raises(ValueError, match="at least 2 samples, got 1"):
         spectrum(np.zeros(1, np.float32), 25_600.0)
+    assert spectrum(tone(50.0), 25_600.0, bins=1)[1].shape == (1,)
 
 
 def test_one_second_takes_well_under_a_few_milliseconds() -> None:
