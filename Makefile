@@ -19,10 +19,14 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
-proto: $(READY)
-	$(BIN)/python -m grpc_tools.protoc -I pipeline --python_out=pipeline --pyi_out=pipeline pipeline/sensor_chunk.proto
+# The generator of an older protobuf, in an environment of its own: its code runs on all newer ones.
+proto:
+	$(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/pip install --quiet grpcio-tools==1.76.0
+	.venv-proto/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. pipeline/sensor_chunk.proto
+	rm -rf .venv-proto
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "echowatch needs Python 3.11 or newer: make PYTHON=python3.11")'

@@ -89,7 +89,7 @@ def standing(on: NDArray[np.bool_], learnt: int, onset: int) -> Standing:
 
 
 def onset_index(rms: NDArray[np.float64]) -> int:
-    """Where the centred running median's final rise above twice the baseline begins, in any channel.
+    """Where the centred running median's last rise above twice the baseline begins, in any channel.
 
     Args:
         rms: (channels, n).
@@ -342,22 +342,42 @@ def main() -> None:
 
 
 def _print(found: dict[str, object]) -> None:
+    """The README's tables."""
     print(f"model {found['model']}\n")
-    print("| life | rule | first | before onset | episodes | after onset | valid |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| life (end of learning, onset) | rule, both channels | first at | before onset "
+        "| episodes | after onset | valid |\n|---|---|---|---|---|---|---|"
+    )
     for each in found["lives"]:  # type: ignore[attr-defined]
-        head = f"{each['life']} (learnt {each['learnt']:.3f}, onset {each['onset']:.3f})"
+        head = f"{each['life']} ({each['learnt']:.3f}, {each['onset']:.3f})"
         for name, s in each["rows"].items():
-            print(
-                f"| {head} | {name} | {s.first:.3f} | {s.before:.2%} | {s.episodes} "
-                f"| {s.after:.1%} | {'yes' if s.valid else 'no'} |"
-            )
+            if name in RANK or name.startswith("RMS"):
+                print(
+                    f"| {head} | {name} | {s.first:.3f} | {s.before:.2%} | {s.episodes} "
+                    f"| {s.after:.0%} | {'yes' if s.valid else 'no'} |"
+                )
     for name in ("gearbox", "cwru"):
-        print(f"\n| {name} sensor | condition | held out | faults |\n|---|---|---|---|")
+        print(f"\n| {name}, condition | sensor | held out | faults |\n|---|---|---|---|")
         for row in found[name]:  # type: ignore[attr-defined]
-            faults = ", ".join(f"{k.split('.')[0]} {v}" for k, v in row["faults"].items())
-            print(f"| {row['sensor']} | {row['condition']} | {row['held_out']} | {faults} |")
-    print(json.dumps(found["plant"], indent=1))
+            worst = [str(value) for value in row["faults"].values()]
+            faults = ", ".join(f"{worst.count(w)} {w}" for w in sorted(set(worst)))
+            print(f"| {row['condition']} | {row['sensor']} | {row['held_out']} | {faults} |")
+    plant_found: dict[str, object] = found["plant"]  # type: ignore[assignment]
+    print("\n| simulated fault | alarm | band named | after, min | sensor health after, windows |")
+    print("|---|---|---|---|---|")
+    for fault in plant_found["machine"]:  # type: ignore[attr-defined]
+        low, high = fault["band_hz"] or (0, 0)
+        right = "right" if fault["right_band"] else "wrong"
+        alarm = "yes" if fault["alarm"] else "no"
+        minutes = fault["delay_s"] / 60
+        print(f"| {fault['name']} | {alarm} | {low:.0f}-{high:.0f} Hz, {right} | {minutes:.0f} | |")
+    for fault in plant_found["sensor"]:  # type: ignore[attr-defined]
+        named = ", ".join(fault["faults"])
+        print(f"| {fault['name']} (sensor) | | {named} | | {fault['windows']} |")
+    print(
+        f"\nhealthy sensors with any alarm: {plant_found['false'] or 'none'} "
+        f"of {plant_found['healthy_sensors']}"
+    )
 
 
 if __name__ == "__main__":
