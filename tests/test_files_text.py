@@ -37,28 +37,28 @@ def test_separator_and_decimal_comma_are_found(
     lines = [separator.join([f"{x:.3f}", f"{-x:.3f}", "7.5"]).replace(".", decimal) for x in X]
     names = separator.join(["a", "b", "c"]) if header else ""
     path = table(tmp_path / "t.csv", lines, names)
-    options = ReadOptions(sample_rate_hz=10)
+    options = ReadOptions(sample_rate_hz=1000)
     names_read = ("a", "b", "c") if header else ("col0", "col1", "col2")
     if not header:  # an even ramp without a name is a column of times, unless it is mapped
-        options = ReadOptions(sample_rate_hz=10, columns={"col0": "col0"})
+        options = ReadOptions(sample_rate_hz=1000, columns={"col0": "col0"})
     for name, expected in zip(names_read, (X, -X, np.full(80, 7.5)), strict=True):
         np.testing.assert_array_equal(samples_of(path, options, f"t/{name}"), expected)
 
 
 def test_one_column_with_decimal_commas_is_one_channel(tmp_path: Path) -> None:
     path = table(tmp_path / "t.txt", [f"{x:.3f}".replace(".", ",") for x in X])
-    np.testing.assert_array_equal(samples_of(path, ReadOptions(sample_rate_hz=10), "t"), X)
+    np.testing.assert_array_equal(samples_of(path, ReadOptions(sample_rate_hz=1000), "t"), X)
 
 
 @pytest.mark.parametrize(
     ("column", "start_ns", "source"),
     [
-        ([f"2024-05-01T12:00:{i / 8:06.3f}Z" for i in range(80)], NOON_NS, "columns"),
-        ([f"2024-05-01 12:00:{i / 8:06.3f}" for i in range(80)], NOON_NS, "columns"),
-        ([f"{1714564800 + i / 8:.3f}" for i in range(80)], NOON_NS, "columns"),
-        ([str(1714564800000 + i * 125) for i in range(80)], NOON_NS, "columns"),
-        ([str((1714564800000 + i * 125) * 10**6) for i in range(80)], NOON_NS, "columns"),
-        ([f"{i / 8:.3f}" for i in range(80)], None, "none"),
+        ([f"2024-05-01T12:00:{i / 125:06.3f}Z" for i in range(80)], NOON_NS, "columns"),
+        ([f"2024-05-01 12:00:{i / 125:06.3f}" for i in range(80)], NOON_NS, "columns"),
+        ([f"{1714564800 + i / 125:.3f}" for i in range(80)], NOON_NS, "columns"),
+        ([str(1714564800000 + i * 8) for i in range(80)], NOON_NS, "columns"),
+        ([str((1714564800000 + i * 8) * 10**6) for i in range(80)], NOON_NS, "columns"),
+        ([f"{i / 125:.3f}" for i in range(80)], None, "none"),
     ],
     ids=["iso", "iso blank", "epoch s", "epoch ms", "epoch ns", "seconds"],
 )
@@ -68,7 +68,7 @@ def test_time_column_gives_rate_and_start(
     lines = [f"{t};{x}" for t, x in zip(column, X, strict=True)]
     path = table(tmp_path / "t.csv", lines, "timestamp;acc")
     (channel,) = describe(path).channels
-    assert (channel.sensor_id, channel.sample_rate_hz) == ("t", 8.0)
+    assert (channel.sensor_id, channel.sample_rate_hz) == ("t", 125.0)
     assert (channel.start_ns, channel.time_source) == (start_ns, source)
     np.testing.assert_array_equal(samples_of(path, ReadOptions(), "t"), X)
 
@@ -88,17 +88,17 @@ def test_coarse_clock_counts_as_regular(tmp_path: Path) -> None:
 
 
 def test_gap_in_the_times_ends_a_capture_and_keeps_the_epoch(tmp_path: Path) -> None:
-    times = [i / 8 for i in range(40)] + [100 + i / 8 for i in range(40)]
+    times = [i / 125 for i in range(40)] + [100 + i / 125 for i in range(40)]
     lines = [f"{1714564800 + t:.3f},{x}" for t, x in zip(times, X, strict=True)]
     chunks = list(read([table(tmp_path / "t.csv", lines, "time,acc")]))
     captures = [c for c in chunks if Flags.END_OF_CAPTURE in c.flags]
-    assert [c.end_ns - NOON_NS for c in captures] == [5 * NS_PER_S, 105 * NS_PER_S]
+    assert [c.end_ns - NOON_NS for c in captures] == [320_000_000, 100_320_000_000]
     assert {c.epoch for c in chunks} == {0}
     assert sum(c.samples.size for c in chunks) == 80
 
 
 def test_step_back_begins_an_epoch_and_is_reported(tmp_path: Path) -> None:
-    times = [100 + i / 8 for i in range(40)] + [i / 8 for i in range(40)]
+    times = [100 + i / 125 for i in range(40)] + [i / 125 for i in range(40)]
     lines = [f"{1714564800 + t:.3f},{x}" for t, x in zip(times, X, strict=True)]
     problems: list[str] = []
     options = ReadOptions(on_problem=problems.append)
@@ -133,7 +133,7 @@ def test_row_numbers_without_a_name_are_no_signal(tmp_path: Path) -> None:
 def test_preamble_before_the_header_is_skipped(tmp_path: Path) -> None:
     lines = ["# logger 7", "site: north", "", "a;b", *[f"{x};{x}" for x in X]]
     path = table(tmp_path / "t.csv", lines)
-    np.testing.assert_array_equal(samples_of(path, ReadOptions(sample_rate_hz=1), "t/a"), X)
+    np.testing.assert_array_equal(samples_of(path, ReadOptions(sample_rate_hz=100), "t/a"), X)
 
 
 def test_prose_is_no_table(tmp_path: Path) -> None:
@@ -189,3 +189,14 @@ def test_iso_time_keeps_its_microseconds(moment: object) -> None:
 def test_wrong_time_says_what_is_allowed() -> None:
     with pytest.raises(ValueError, match="time must be ISO-8601"):
         parse_time("yesterday")
+
+
+def test_a_rate_below_100_hz_is_shown_but_not_read(tmp_path: Path) -> None:
+    path = table(tmp_path / "slow.csv", [f"{i / 8:.3f},{x}" for i, x in enumerate(X)], "time,temp")
+    assert any("at least 100 Hz" in note for note in describe(path).notes)
+    with pytest.raises(ReadError, match=r"sample rate 8 Hz, a signal needs at least 100 Hz"):
+        read([path])
+    problems: list[str] = []
+    options = ReadOptions(on_error="skip", on_problem=problems.append)
+    assert not list(read([path], options=options))
+    assert "at least 100 Hz" in problems[0]

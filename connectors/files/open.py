@@ -28,6 +28,7 @@ from connectors.files import (
 from connectors.files.chains import PlannedFile, stream
 from connectors.files.recording import (
     MAX_RATE_HZ,
+    MIN_RATE_HZ,
     ChannelInfo,
     Description,
     ReadError,
@@ -124,6 +125,7 @@ class Source:
         notes = [note for r in found for note in r.notes]
         if any(r.sample_rate_hz is None for r in found):
             notes.append("rate unknown: pass --rate")
+        notes += [_too_slow(rate) for rate in _slow_rates(found)]
         if any(r.start_ns is None for r in found):
             notes.append("no time: pass --start, or it begins 2000-01-01T00:00:00Z")
         return Description(
@@ -318,6 +320,15 @@ def kind_of(path: Path) -> str | None:
     return "text" if maybe and text.sniff(path) is not None else None
 
 
+def _slow_rates(found: Sequence[Recording]) -> list[float]:
+    rates = {r.sample_rate_hz for r in found if r.sample_rate_hz is not None}
+    return sorted(rate for rate in rates if rate < MIN_RATE_HZ)
+
+
+def _too_slow(rate: float) -> str:
+    return f"sample rate {rate:g} Hz, a signal needs at least {MIN_RATE_HZ:g} Hz"
+
+
 def _infos(recording: Recording) -> Iterator[ChannelInfo]:
     for channel in recording.channels:
         yield ChannelInfo(
@@ -363,6 +374,8 @@ def _planned(source: Source, options: ReadOptions) -> PlannedFile:
     found = recordings(source, options)
     if any(r.sample_rate_hz is None for r in found):
         raise ReadError(source.path, "rate unknown", "pass --rate")
+    for rate in _slow_rates(found):
+        raise ReadError(source.path, _too_slow(rate), "leave it out, or --on-error skip")
     starts = [r.start_ns for r in found if r.start_ns is not None]
     return PlannedFile(
         path=source.path,

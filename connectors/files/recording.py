@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from pipeline.messages import Encoding, Flags
 
 MAX_CHANNELS = 4096
+# Below it the 10 ms hop of the models would hold less than one sample.
+MIN_RATE_HZ = 100.0
 MAX_RATE_HZ = 1e6
 
 Named = str | Mapping[str, str]
