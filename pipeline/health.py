@@ -5,8 +5,9 @@ kurtosis. What is physical in a vibration signal stays healthy: ten times the RM
 stopped machine that leaves a few ADC steps of noise. What is not: exact repetition, samples pinned
 to the extremes, a mean that walks away, power piled up below the machine's lowest frequencies.
 
-References (bias, AC level) are learnt slowly, and from healthy windows only. A `CLOCK_UNSYNCED`
-flag is a property of the device and no fault. Stuck message counters are not seen here.
+References (bias, AC level above 9 Hz) are learnt slowly, and from healthy windows only. A
+`CLOCK_UNSYNCED` flag is a property of the device and no fault. Stuck message counters are not seen
+here.
 """
 
 import math
@@ -22,9 +23,10 @@ MIN_LEARNT = 4
 # Relative change of the AC reference per window, at most: up in a minute, down in hours, so that a
 # stopped machine does not lower it.
 AC_RISE, AC_FALL = 0.05, 0.0005
-# Von Neumann ratio of the 50 ms block means: 2 for noise, 4 sin^2(pi f 0.05 s) for a tone. Below 1
-# the slow part lies under 3.3 Hz and falls with frequency.
-SLOPE_RATIO = 1.0
+# Von Neumann ratio of the 50 ms block means: 2 for noise, 4 sin^2(pi f 0.05 s) for a tone. Below
+# 1.2 the slow part lies under 3.7 Hz and falls with frequency. A wander that has been seen lasts up
+# to 1.8: single windows of 2 Hz noise scatter from 0.4 to 1.7.
+SLOPE_RATIO, SLOPE_RATIO_ON = 1.2, 1.8
 # Share of the window that one repeated value must fill.
 FLAT_SHARE = 0.5
 # Successive windows with a slip in the same direction that make a rate mismatch.
@@ -56,7 +58,7 @@ class SensorHealthCheck:
         bias_noise: Bias shift that is never a fault, as a share of full scale.
         slow_share: Share of the AC power below 9 Hz that is a ski slope, if it also falls with
             frequency and exceeds the two limits that follow; 1 turns the check off, for machines
-            below about 200 rpm.
+            below about 220 rpm.
         slow_ac: Least RMS of a ski slope, in multiples of the AC reference.
         slow_full_scale: Likewise as a share of full scale; 4 x this while nothing is learnt.
         learning_rate: Weight of one healthy window in the learnt bias; follows thermal drift of
@@ -90,7 +92,7 @@ class SensorHealthCheck:
         bias_full_scale: float = 0.2,
         bias_noise: float = 0.001,
         slow_share: float = 0.6,
-        slow_ac: float = 2.0,
+        slow_ac: float = 1.0,
         slow_full_scale: float = 0.005,
         learning_rate: float = 0.02,
         bias_relearn_windows: int = 3600,
@@ -126,6 +128,7 @@ class SensorHealthCheck:
         self._slips = 0
         self._after_capture = False
         self._stood_still = False
+        self._wandered = False
         self._last: tuple[int, int] | None = None  # epoch and start_ns of the last window
 
     def check(self, window: Window, events: Sequence[StreamEvent] = ()) -> SensorHealth:
@@ -145,8 +148,9 @@ class SensorHealthCheck:
             bias = shape.mean * window.scale + window.offset
             flat = shape.run_s / shape.duration_s if "flatline" in faults else shape.held
             if not faults:
-                self._learn(bias, shape.ac_rms * abs(window.scale))
+                self._learn(bias, shape.fast_rms * abs(window.scale))
         self._last = (window.epoch, window.start_ns)
+        self._wandered = "ski_slope" in faults
         self._stood_still = "flatline" in faults or "dropout" in faults
         self._after_capture = Flags.END_OF_CAPTURE in window.flags
         return SensorHealth(
@@ -173,6 +177,7 @@ class SensorHealthCheck:
             "slips": self._slips,
             "after_capture": self._after_capture,
             "stood_still": self._stood_still,
+            "wandered": self._wandered,
             "last": None if self._last is None else list(self._last),
         }
 
@@ -194,6 +199,7 @@ class SensorHealthCheck:
         self._slips = int(state["slips"])
         self._after_capture = bool(state["after_capture"])
         self._stood_still = bool(state["stood_still"])
+        self._wandered = bool(state["wandered"])
         last = state["last"]
         self._last = None if last is None else (int(last[0]), int(last[1]))
 
@@ -267,7 +273,8 @@ class SensorHealthCheck:
     def _check_slope(self, window: Window, shape: SignalShape, faults: Faults) -> None:
         """Power that piles up towards 0 Hz is the sensor's: no machine accelerates so slowly."""
         share = shape.slow_rms**2 / shape.ac_rms**2 if shape.ac_rms > 0.0 else 0.0
-        if share < self._slow_share or self._slow_share >= 1.0 or shape.slope > SLOPE_RATIO:
+        steepest = SLOPE_RATIO_ON if self._wandered else SLOPE_RATIO
+        if share < self._slow_share or self._slow_share >= 1.0 or shape.slope > steepest:
             return
         full_scale = self._full_scale_of(window)
         floor = 0.0 if math.isinf(full_scale) else self._slow_full_scale * full_scale

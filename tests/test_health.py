@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.health import SensorHealthCheck
 from pipeline.messages import NS_PER_S, Flags, StreamEvent, Window
+from pipeline.sensor_faults import SensorFault, distort
 from pipeline.state import pack, unpack
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -423,6 +424,20 @@ def test_a_dropout_is_found_wherever_it_starts_and_however_short() -> None:
         x[start : start + least] = 0.0
         x[start + least] = 0.5
         assert checker().check(window(0, x)).faults == ("dropout",)
+
+
+def test_nine_in_ten_windows_of_a_bad_cables_slow_noise_are_disbelieved() -> None:
+    rng = np.random.default_rng(24)
+    check = checker()
+    for i in range(10):
+        check.check(window(i, motor(rng, 0.3)))
+    fault = SensorFault("ski_slope", 0.0, 1e9)
+    found = 0
+    for i in range(10, 210):
+        noise = distort(motor(rng, 0.3).astype(np.float32), fault, FULL_SCALE_G, RATE, rng)
+        check = resumed(check)
+        found += not check.check(window(i, noise)).ok
+    assert found >= 180  # 195 measured, 173 without memory of the window before
 
 
 def test_flat_tops_are_clipping_however_long() -> None:
