@@ -133,6 +133,7 @@ class LocalStore:
         cases: Sequence[Mapping[str, Any]] = (),
         states: Mapping[str, bytes] | None = None,
         facts: Mapping[str, Any] | None = None,
+        transitions: Sequence[Transition] = (),
     ) -> None:
         """Write results, cases, states and facts (such as the source position) as one.
 
@@ -141,11 +142,13 @@ class LocalStore:
             cases: JSON-able records with a `case_id`.
             states: State records by name.
             facts: JSON values by name.
+            transitions: Of commands; those of windows lie in the batches.
         """
         self._db.execute("begin immediate")
         try:
             for batch in done:
                 self._write(batch)
+            self._put_transitions(transitions)
             self._db.executemany(
                 "insert or replace into cases values (?, ?)",
                 [(case["case_id"], json.dumps(case)) for case in cases],
@@ -169,7 +172,7 @@ class LocalStore:
             if w.drift is not None
         }
         put("insert or replace into bands values (?, ?, ?)", [(*k, v) for k, v in edges.items()])
-        put("insert or replace into transitions values (?, ?, ?, ?, ?)", _transitions(batch))
+        self._put_transitions(t for window in batch.windows for t in window.transitions)
         put(
             "insert or replace into events values (?, ?, ?, ?, ?)",
             [(e.sensor_id, e.at_ns, e.kind, e.amount_s, e.detail) for e in batch.events],
@@ -181,6 +184,15 @@ class LocalStore:
         self._db.executemany(
             "delete from spectra where sensor_id = ? and kind = ? and at_ns < ?",
             [(s.sensor_id, s.kind, s.at_ns) for s in batch.spectra if s.kind == "latest"],
+        )
+
+    def _put_transitions(self, transitions: Iterable[Transition]) -> None:
+        self._db.executemany(
+            "insert or replace into transitions values (?, ?, ?, ?, ?)",
+            (
+                (t.transition_id, t.sensor_id, t.asset, t.at_ns, json.dumps(asdict(t)))
+                for t in transitions
+            ),
         )
 
     def sensor_ids(self) -> list[str]:
@@ -299,12 +311,6 @@ def _drift_columns(drift: DriftScore | None) -> tuple[object, ...]:
         drift.reason,
         drift.nearest_ns,
     )
-
-
-def _transitions(batch: Processed) -> Iterable[tuple[object, ...]]:
-    for window in batch.windows:
-        for t in window.transitions:
-            yield t.transition_id, t.sensor_id, t.asset, t.at_ns, json.dumps(asdict(t))
 
 
 def _spectrum_row(picture: Spectrum) -> tuple[object, ...]:

@@ -69,7 +69,7 @@ def collect(store: Findings, *, created: str) -> RunReport:
         created: When the report is made, as text.
     """
     facts = store.facts()
-    fleet = Fleet(tuple(_info(record) for record in facts.get("fleet", ())))
+    fleet = stored_fleet(facts)
     transitions = store.transitions()
     counts = store.event_counts()
     known = facts.get("sensors", {})
@@ -101,6 +101,11 @@ def collect(store: Findings, *, created: str) -> RunReport:
         alarm_factor=detection["alarm_factor"],
         level_alarm=detection["level_alarm"],
     )
+
+
+def stored_fleet(facts: Mapping[str, Any]) -> Fleet:
+    """The fleet that a run was made with."""
+    return Fleet(tuple(_info(record) for record in facts.get("fleet", ())))
 
 
 def _sensor(
