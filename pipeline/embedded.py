@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pipeline.case_fold import Case
 from pipeline.cases import CaseBook
-from pipeline.messages import Processed, SensorChunk
+from pipeline.messages import Processed, SensorChunk, Transition
 from pipeline.monitor import Monitor
 from pipeline.state import pack, unpack
 
@@ -41,8 +41,9 @@ class Store(Protocol):
         cases: Sequence[Mapping[str, Any]] = (),
         states: Mapping[str, bytes] | None = None,
         facts: Mapping[str, Any] | None = None,
+        transitions: Sequence[Transition] = (),
     ) -> None:
-        """Write all of it, or nothing."""
+        """Write all of it, or nothing; `transitions` are those of commands."""
 
 
 @dataclass(slots=True)

@@ -5,14 +5,15 @@ their time is the event time that the run has reached, so that replaying log and
 order gives the same history. Who, why and when are kept in the transition.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from pipeline.alarms import AlarmLogic
 from pipeline.assembly import rules
 from pipeline.case_fold import Case
 from pipeline.cases import CaseBook
-from pipeline.messages import NS_PER_S, Processed, Transition
+from pipeline.embedded import Store
+from pipeline.messages import NS_PER_S, Transition
 from pipeline.settings import Delays
 from pipeline.state import pack, unpack
 
@@ -21,27 +22,6 @@ Action = Literal["ack", "shelve", "unshelve"]
 
 class OperatorError(ValueError):
     """A command that cannot be obeyed, in words."""
-
-
-class Store(Protocol):
-    """Where the run is kept."""
-
-    def facts(self) -> dict[str, Any]:
-        """Named JSON values."""
-
-    def states(self) -> dict[str, bytes]:
-        """State records by name."""
-
-    def commit(
-        self,
-        done: Sequence[Processed],
-        *,
-        cases: Sequence[Mapping[str, Any]] = (),
-        states: Mapping[str, bytes] | None = None,
-        facts: Mapping[str, Any] | None = None,
-        transitions: Sequence[Transition] = (),
-    ) -> None:
-        """Write all of it, or nothing."""
 
 
 def command(
@@ -75,25 +55,17 @@ def command(
     """
     states = store.states()
     delays = Delays(**store.facts()["settings"]["delays"])
-    known = [name.removeprefix("live ") for name in states if name.startswith("live ")]
-    asset = target.partition("|")[0]
-    chosen = [s for s in known if s == target or asset_of(s) == asset]
-    if not chosen:
-        raise OperatorError(
-            f"{target!r} is no sensor, asset or case of this run; it has {', '.join(known[:8])}"
-        )
     cases = CaseBook(reopen_s=delays.reopen_s)
     cases.import_state(unpack(states["cases"]))
     done: list[Transition] = []
     written: dict[str, bytes] = {}
     changed: dict[str, Case] = {}
-    for sensor_id in chosen:
+    for sensor_id in _chosen(states, target, asset_of):
         live = unpack(states[f"live {sensor_id}"])
         logic = AlarmLogic(sensor_id, asset_of(sensor_id), rules=rules(delays))
         logic.import_state(live["alarms"])
         found = _obey(logic, action, int(live["last_ns"]), by, why, shelve_s)
-        live["alarms"] = logic.export_state()
-        written[f"live {sensor_id}"] = pack(live)
+        written[f"live {sensor_id}"] = pack({**live, "alarms": logic.export_state()})
         for transition in found:
             changed |= {case.case_id: case for case in cases.add(transition)}
         done += found
@@ -101,6 +73,18 @@ def command(
     records = [describe_case(case) for case in changed.values()]
     store.commit([], cases=records, states=written, transitions=done)
     return done
+
+
+def _chosen(states: Mapping[str, bytes], target: str, asset_of: Callable[[str], str]) -> list[str]:
+    """The sensors that a target names."""
+    known = [name.removeprefix("live ") for name in states if name.startswith("live ")]
+    asset = target.partition("|")[0]
+    chosen = [sensor for sensor in known if sensor == target or asset_of(sensor) == asset]
+    if not chosen:
+        raise OperatorError(
+            f"{target!r} is no sensor, asset or case of this run; it has {', '.join(known[:8])}"
+        )
+    return chosen
 
 
 def _obey(
