@@ -60,6 +60,9 @@ class Standing:
         episodes: How often it rose there.
         after: Share of the windows from onset to the end.
         valid: FAR-gated verdict.
+        lead: Share of the time from onset to the end that was left at the first valid alarm; nan
+            where it is not valid.
+        delay: Windows from onset to that alarm, likewise.
     """
 
     first: float
@@ -67,6 +70,8 @@ class Standing:
     episodes: int
     after: float
     valid: bool
+    lead: float
+    delay: float
 
 
 def standing(on: NDArray[np.bool_], learnt: int, onset: int) -> Standing:
@@ -79,12 +84,16 @@ def standing(on: NDArray[np.bool_], learnt: int, onset: int) -> Standing:
     rises = int(np.sum(np.diff(early.astype(np.int8), prepend=0) == 1))
     valid = bool(where.size and where[0] >= onset) if share == 0 else share <= 0.1
     after = scored[onset:]
+    valid = valid and bool(after.any())
+    delay = float(np.argmax(after)) if valid else float("nan")
     return Standing(
         first=float(where[0] / on.size) if where.size else float("nan"),
         before=share,
         episodes=rises,
         after=float(after.mean()),
-        valid=valid and bool(after.any()),
+        valid=valid,
+        lead=1.0 - delay / after.size,
+        delay=delay,
     )
 
 
@@ -153,8 +162,14 @@ def life(folder: Path, engine: Encoder) -> dict[str, object]:
         "windows": int(rms.shape[1]),
         "learnt": learnt / rms.shape[1],
         "onset": onset / rms.shape[1],
+        "interval_s": _interval_s(by_sensor),
         "rows": rows,
     }
+
+
+def _interval_s(by_sensor: dict[str, list[WindowResult]]) -> float:
+    ends = [result.window_end_ns for result in next(iter(by_sensor.values()))]
+    return float(np.median(np.diff(ends))) / 1e9
 
 
 def _plain_rules(rms: NDArray[np.float64], learnt: int, onset: int) -> dict[str, Standing]:
@@ -346,7 +361,8 @@ def _print(found: dict[str, object]) -> None:
     print(f"model {found['model']}\n")
     print(
         "| life (end of learning, onset) | rule, both channels | first at | before onset "
-        "| episodes | after onset | valid |\n|---|---|---|---|---|---|---|"
+        "| episodes | after onset | valid | lead | delay, min |\n"
+        "|---|---|---|---|---|---|---|---|---|"
     )
     for each in found["lives"]:  # type: ignore[attr-defined]
         head = f"{each['life']} ({each['learnt']:.3f}, {each['onset']:.3f})"
@@ -354,7 +370,8 @@ def _print(found: dict[str, object]) -> None:
             if name in RANK or name.startswith("RMS"):
                 print(
                     f"| {head} | {name} | {s.first:.3f} | {s.before:.2%} | {s.episodes} "
-                    f"| {s.after:.0%} | {'yes' if s.valid else 'no'} |"
+                    f"| {s.after:.0%} | {'yes' if s.valid else 'no'} | {s.lead:.2f} "
+                    f"| {s.delay * each['interval_s'] / 60:.1f} |"
                 )
     for name in ("gearbox", "cwru"):
         print(f"\n| {name}, condition | sensor | held out | faults |\n|---|---|---|---|")
