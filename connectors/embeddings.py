@@ -1,7 +1,8 @@
 """Embeddings in, one Parquet file out.
 
-A row is a window: sensor_id, start_ns, end_ns, sample_rate_hz, bands (K), embedding (K * D float32,
-band-major). The file's metadata names the model and says whether its weights were trained.
+A row is a window: sensor_id, start_ns, end_ns, sample_rate_hz, gain, bands (K), embedding (K * D
+float32, band-major). Values in the sensor's unit x gain (a power of two, one per sensor) were
+embedded. The metadata names the model and says whether its weights were trained.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ class EmbeddingsFile:
     """A Parquet file that grows batch by batch.
 
     Args:
-        path: Written anew.
+        path: Written anew; appears when all is written, a failed run leaves what was there.
         model_id: Model of all rows.
         trained: Whether its weights have learnt anything.
     """
@@ -33,13 +34,15 @@ class EmbeddingsFile:
                 ("start_ns", pa.int64()),
                 ("end_ns", pa.int64()),
                 ("sample_rate_hz", pa.float64()),
+                ("gain", pa.float64()),
                 ("bands", pa.int32()),
                 ("embedding", pa.list_(pa.float32())),
             ],
             metadata={"model_id": model_id, "trained": str(trained).lower()},
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._path, self._part = path, path.with_name(f"{path.name}.part")
+        self._file = pq.ParquetWriter(self._part, self._schema, compression="zstd")
 
     def __enter__(self) -> Self:
         return self
@@ -51,19 +54,30 @@ class EmbeddingsFile:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+        if kind is None:
+            self._part.replace(self._path)
+        else:
+            self._part.unlink()
 
-    def write(self, windows: Sequence[Window], embeddings: Sequence[NDArray[np.float32]]) -> None:
+    def write(
+        self,
+        windows: Sequence[Window],
+        embeddings: Sequence[NDArray[np.float32]],
+        gains: Sequence[float],
+    ) -> None:
         """Append one batch.
 
         Args:
             windows: What was embedded.
             embeddings: (K, D) each, in the same order.
+            gains: Factor from the sensor's unit to what was embedded, likewise.
         """
         columns = {
             "sensor_id": [window.sensor_id for window in windows],
             "start_ns": [window.start_ns for window in windows],
             "end_ns": [window.end_ns for window in windows],
             "sample_rate_hz": [window.sample_rate_hz for window in windows],
+            "gain": list(gains),
             "bands": [len(embedding) for embedding in embeddings],
             "embedding": [embedding.reshape(-1) for embedding in embeddings],
         }

@@ -24,7 +24,7 @@ def build_monitor(settings: Settings, fleet: Fleet, encoder: Encoder) -> Monitor
     """
 
     def make(sensor_id: str) -> SensorMonitor:
-        return _sensor(fleet.sensor(sensor_id), settings, encoder)
+        return build_sensor(fleet.sensor(sensor_id), settings, encoder)
 
     try:
         make("settings/check")
@@ -33,7 +33,8 @@ def build_monitor(settings: Settings, fleet: Fleet, encoder: Encoder) -> Monitor
     return Monitor(encoder, make)
 
 
-def _sensor(info: SensorInfo, settings: Settings, encoder: Encoder) -> SensorMonitor:
+def build_sensor(info: SensorInfo, settings: Settings, encoder: Encoder) -> SensorMonitor:
+    """One sensor as the settings and its entry of the fleet file say."""
     windows, learning, detection = settings.windows, settings.learning, settings.detection
     return SensorMonitor(
         info.sensor_id,

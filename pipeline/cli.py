@@ -1,24 +1,33 @@
-"""Command line in, the right shell called, errors as one line and an exit code."""
+"""Command line in, the right shell called, errors as one line and an exit code.
+
+What takes seconds to import (the encoder, the detectors) is imported by the command that needs it,
+so that `--help`, completion and a mistyped option answer at once.
+"""
 
 import json
+import math
+import sqlite3
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from connectors.files import ReadError, ReadOptions, describe
-from connectors.local import LocalStore, StoreError
-from pipeline import __version__, commands, show
-from pipeline.fleet import FleetError
-from pipeline.settings import SettingsError
+from pipeline import __version__, cli_alarms
+
+if TYPE_CHECKING:
+    from connectors.files import ReadOptions
 
 EXIT_TROUBLE = 1
 EXIT_OPEN_CASE = 3
 EXIT_INTERRUPTED = 130
-
-USER_ERRORS = (ReadError, StoreError, FleetError, SettingsError, commands.RunError)
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 could not be done, 2 wrong usage, 3 a case is open (only with "
+    "--exit-code), 130 interrupted. Files left out by --on-error skip do not change it."
+)
+MAX_NOTES = 20
 
 app = typer.Typer(
     name="echowatch",
@@ -27,23 +36,44 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, emoji=False)
 
-Paths = Annotated[list[Path], typer.Argument(help="Recordings: files or folders, of any mix.")]
+
+class ProfileName(StrEnum):
+    """Named sets of time constants, and the choice by length."""
+
+    AUTO = "auto"
+    PLANT = "plant"
+    ACCELERATED = "accelerated"
+    SHORT = "short"
+
+
+class AtError(StrEnum):
+    """What to do at a broken file."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
+app.add_typer(cli_alarms.app, name="alarms")
+
+Paths = Annotated[
+    list[Path],
+    typer.Argument(help="Recordings: files or folders, of any mix; see docs/recordings.md."),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for results; made if absent.")]
 Profile = Annotated[
-    str, typer.Option(help="plant, accelerated, short, or auto (by the length of the recordings).")
+    ProfileName,
+    typer.Option(help="Time constants; auto: by length of recording.", envvar="ECHOWATCH_PROFILE"),
 ]
 Model = Annotated[str | None, typer.Option(help="Shipped name or checkpoint file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Rate = Annotated[float | None, typer.Option(help="Sample rate in Hz where files hold none.")]
 Unit = Annotated[str | None, typer.Option(help="Unit of the values (g, m/s2, Pa, ...).")]
 Scale = Annotated[float | None, typer.Option(help="Unit per number in the files.")]
 Start = Annotated[str | None, typer.Option(help="ISO time of the first file without a time.")]
 Period = Annotated[float | None, typer.Option(help="Seconds between files without a time.")]
-OnError = Annotated[
-    Literal["stop", "skip"], typer.Option(help="At a broken file: stop, or report and skip it.")
-]
+OnError = Annotated[AtError, typer.Option(help="At a broken file: stop, or report and skip it.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda[:N].")]
 
 
@@ -53,35 +83,43 @@ def _options(
     scale: float | None,
     start: str | None,
     period: float | None,
-    on_error: Literal["stop", "skip"],
+    on_error: AtError,
     problems: list[str],
-) -> ReadOptions:
+) -> "ReadOptions":
+    from connectors.files import ReadOptions
+    from connectors.files.times import parse_time
+
     def problem(text: str) -> None:
+        if text in problems:  # headers are read twice: to describe, then to read
+            return
         problems.append(text)
-        console.print(f"note: {text}", markup=False)
+        if len(problems) <= MAX_NOTES:
+            console.print(f"note: {text}", markup=False, soft_wrap=True)
 
     try:
+        if start is not None:
+            parse_time(start)
         return ReadOptions(
             sample_rate_hz=rate,
             unit=unit,
             scale=scale,
             start=start,
             period_s=period,
-            on_error=on_error,
+            on_error=on_error.value,
             on_problem=problem,
         )
     except ValueError as error:
-        raise commands.RunError(str(error)) from error
+        raise typer.BadParameter(str(error)) from error
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def run(
     paths: Paths,
     out: Out = Path("echowatch-out"),
     fleet: Annotated[
         Path | None, typer.Option(help="Fleet file (YAML), see docs/fleet.md.")
     ] = None,
-    profile: Profile = "auto",
+    profile: Profile = ProfileName.AUTO,
     model: Model = None,
     device: Device = None,
     rate: Rate = None,
@@ -89,69 +127,85 @@ def run(
     scale: Scale = None,
     start: Start = None,
     period: Period = None,
-    on_error: OnError = "stop",
-    fresh: Annotated[bool, typer.Option(help="Discard what the output folder holds.")] = False,
+    on_error: OnError = AtError.STOP,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Discard what the output folder holds.")
+    ] = False,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help=f"Exit {EXIT_OPEN_CASE} while a case is open.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Monitor recordings: learn each sensor's health, score it, alarm, write results and a report.
+    """Monitor recordings: learn each sensor's health, score it, alarm, write a report.
 
     An interrupted run goes on where it stood when the same command is given again.
     """
+    from pipeline import commands
+
     problems: list[str] = []
-    options = _options(rate, unit, scale, start, period, on_error, problems)
     done = commands.run(
         paths,
-        options,
+        _options(rate, unit, scale, start, period, on_error, problems),
         out=out,
         fleet_path=fleet,
-        profile=profile,
+        profile=profile.value,
         overrides={"model": model, "device": device},
         fresh=fresh,
         console=console,
     )
-    _finish(done, problems, as_json=as_json, exit_code=exit_code)
+    _finish({**done, "problems": problems}, as_json=as_json, exit_code=exit_code)
 
 
 @app.command()
 def demo(
     out: Out = Path("echowatch-demo"),
-    seed: Annotated[int, typer.Option(help="Another seed, another plant.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another plant.")] = 0,
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
     """Watch a small simulated plant: one bearing wears out, one sensor breaks."""
+    from pipeline import commands
+
     done = commands.demo(out=out, seed=seed, overrides={"model": model}, console=console)
-    _finish(done, [], as_json=as_json, exit_code=False)
+    _finish({**done, "problems": []}, as_json=as_json, exit_code=False)
 
 
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="The --out folder of a run.")],
     to: Annotated[
-        Path | None, typer.Option("--to", help="File; report.html in the folder.")
+        Path | None, typer.Option("--to", help="File to write; default FOLDER/report.html.")
     ] = None,
 ) -> None:
     """Write one self-contained HTML file with everything a run has found."""
-    with LocalStore(folder) as store:
-        path = commands.write_report(store, to or folder / "report.html")
-    console.print(f"report: {path}", markup=False)
+    from pipeline import commands
+
+    console.print(f"report: {commands.report(folder, to)}", markup=False, soft_wrap=True)
 
 
 @app.command()
 def simulate(
     out: Out = Path("echowatch-plant"),
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
     sensors: Annotated[int, typer.Option(min=1, help="How many sensors.")] = 20,
     hours: Annotated[float, typer.Option(min=0.05, help="Length in hours.")] = 2.0,
     every: Annotated[float, typer.Option(min=1.0, help="Seconds between captures.")] = 10.0,
     faults: Annotated[bool, typer.Option(help="Inject machine and sensor faults.")] = True,
 ) -> None:
     """Write recordings of a simulated plant, its fleet file and the truth about its faults."""
-    commands.simulate(out, seed=seed, sensors=sensors, hours=hours, every_s=every, faults=faults)
-    console.print(f"try: echowatch run {out} --fleet {out / 'fleet.yaml'}", markup=False)
+    from pipeline import commands
+
+    commands.simulate(
+        out,
+        seed=seed,
+        sensors=sensors,
+        hours=hours,
+        every_s=every,
+        faults=faults,
+        console=console,
+    )
+    fleet = out / "fleet.yaml"
+    console.print(f"try: echowatch run {out} --fleet {fleet}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -160,26 +214,38 @@ def embed(
     out: Annotated[Path, typer.Option("--out", "-o", help="Parquet file.")],
     model: Model = None,
     device: Device = None,
-    profile: Profile = "auto",
+    profile: Profile = ProfileName.AUTO,
     rate: Rate = None,
     unit: Unit = None,
     scale: Scale = None,
     start: Start = None,
     period: Period = None,
-    on_error: OnError = "stop",
+    on_error: OnError = AtError.STOP,
 ) -> None:
-    """Write the embeddings of all windows of recordings to a Parquet file."""
-    options = _options(rate, unit, scale, start, period, on_error, [])
-    rows = commands.embed(
-        paths, options, out, profile=profile, overrides={"model": model, "device": device}
+    """Write the embeddings of all windows of recordings to a Parquet file.
+
+    Windows and gains are those of the monitor; windows of a sensor that lies are left out.
+    """
+    from pipeline.vectors import embed as write_embeddings
+
+    written, left_out = write_embeddings(
+        paths,
+        _options(rate, unit, scale, start, period, on_error, []),
+        out,
+        profile=profile.value,
+        overrides={"model": model, "device": device},
+        console=console,
     )
-    console.print(f"{rows} windows in {out}", markup=False)
+    rest = f", {left_out} left out: sensor not believable" if left_out else ""
+    console.print(f"{written} windows in {out}{rest}", markup=False, soft_wrap=True)
 
 
 @app.command()
 def models(as_json: AsJson = False) -> None:
     """List the encoders that can be named with --model."""
-    show.show_models(Console(highlight=False), as_json=as_json)
+    from pipeline import show
+
+    show.show_models(_stdout(), as_json=as_json)
 
 
 @app.command()
@@ -190,12 +256,16 @@ def inspect(
     scale: Scale = None,
     start: Start = None,
     period: Period = None,
+    on_error: OnError = AtError.STOP,
     as_json: AsJson = False,
 ) -> None:
     """Show what a reader sees in files: channels, rate, unit, time; nothing is processed."""
-    options = _options(rate, unit, scale, start, period, "stop", [])
+    from connectors.files import describe
+    from pipeline import show
+
+    options = _options(rate, unit, scale, start, period, on_error, [])
     found = [describe(path, options) for path in paths]
-    show.show_descriptions(found, Console(highlight=False), as_json=as_json)
+    show.show_descriptions(found, _stdout(), as_json=as_json)
 
 
 def _version(value: bool) -> None:  # noqa: FBT001  (typer's callback signature)
@@ -210,12 +280,18 @@ def _top(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Condition monitoring a plant can trust."""
+    """Condition monitoring a plant can trust: vibration in, few explained alarms out."""
 
 
-def _finish(done: dict[str, Any], problems: list[str], *, as_json: bool, exit_code: bool) -> None:
+def _stdout() -> Console:
+    return Console(highlight=False, emoji=False)
+
+
+def _finish(done: dict[str, Any], *, as_json: bool, exit_code: bool) -> None:
+    from pipeline import show
+
     if as_json:
-        typer.echo(json.dumps({**done, "problems": problems}))
+        typer.echo(json.dumps(_finite(done), allow_nan=False))
     else:
         show.show_outcome(done, console)
     if not done["finished"]:
@@ -224,12 +300,31 @@ def _finish(done: dict[str, Any], problems: list[str], *, as_json: bool, exit_co
         raise typer.Exit(EXIT_OPEN_CASE)
 
 
+def _finite(value: Any) -> Any:
+    """JSON has no nan or infinity: null instead."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: known errors become one line on stderr and exit code 1."""
     try:
         app(arguments, standalone_mode=True)
-    except USER_ERRORS as error:
-        console.print(f"error: {error}", markup=False, style="bold red")
+    except (ValueError, RuntimeError, OSError, sqlite3.DatabaseError) as error:
+        from pipeline.commands import USER_ERRORS
+
+        if not isinstance(error, USER_ERRORS):
+            raise
+        console.print(f"error: {_said(error)}", markup=False, style="bold red", soft_wrap=True)
         sys.exit(EXIT_TROUBLE)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -4,52 +4,53 @@ The one place that knows both connectors and the pipeline; `pipeline.cli` only p
 """
 
 import os
-import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as ProgressBar
 
-from connectors.embeddings import EmbeddingsFile
-from connectors.files import Description, ReadOptions, describe, read
+from connectors.files import Description, ReadError, ReadOptions, describe, read
+from connectors.files.times import parse_time
 from connectors.files.write import write_recordings
-from connectors.local import FILE_NAME, LocalStore
+from connectors.local import FILE_NAME, LocalStore, StoreError
 from echo_model.echo import Echo
 from echo_model.engine import EchoEngine
 from pipeline import __version__
 from pipeline import simulate as simulation
-from pipeline.assembly import build_monitor, build_windower
+from pipeline.assembly import build_monitor
 from pipeline.cases import CaseBook
 from pipeline.embedded import EmbeddedRun, Progress
-from pipeline.fleet import Fleet, load_fleet, parse_fleet
-from pipeline.messages import NS_PER_S, SensorChunk, Window
+from pipeline.extent import Extent, extent_of
+from pipeline.fleet import Fleet, FleetError, load_fleet, parse_fleet
+from pipeline.messages import SensorChunk
+from pipeline.operator import OperatorError
+from pipeline.outcome import outcome
 from pipeline.report import render
 from pipeline.run_report import collect, describe_case
-from pipeline.settings import Settings, load
+from pipeline.settings import Settings, SettingsError, load
+from pipeline.terminal import interruptible, meter
 
-# Logs up to these spans get the time constants of short recordings or of accelerated tests.
-SHORT_S = 600.0
-ACCELERATED_S = 4 * 86_400.0
+LOCK_NAME = "echowatch.lock"
+# A checkpoint that does not fit lists hundreds of names; the first lines say it all.
+MAX_MODEL_ERROR = 400
 
 
 class RunError(ValueError):
     """A run that cannot be done as asked, in words."""
+
+
+USER_ERRORS = (
+    ReadError, StoreError, FleetError, SettingsError, OperatorError, RunError, OSError,
+    sqlite3.DatabaseError,
+)  # fmt: skip
+"""Mistakes that a person can mend; anything else is one of ours and shows its traceback."""
 
 
 def load_engine(settings: Settings) -> EchoEngine:
@@ -61,9 +62,16 @@ def load_engine(settings: Settings) -> EchoEngine:
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     try:
         model = Echo.from_pretrained(settings.model, sha256=settings.model_sha256)
-        return EchoEngine(model, device=settings.device, precision=settings.precision)
     except (ValueError, OSError) as error:
-        raise RunError(f"model {settings.model!r}: {error}") from error
+        # The first sentence says what is wrong; torch goes on with advice that nobody should take.
+        text = str(error).strip().splitlines()[0].split(". ")[0][:MAX_MODEL_ERROR]
+        raise RunError(f"model {settings.model!r}: {text}") from error
+    try:
+        return EchoEngine(model, device=settings.device, precision=settings.precision)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    except RuntimeError as error:
+        raise RunError(f"device must be cpu or cuda[:N], got {settings.device!r}") from error
 
 
 def run(
@@ -78,19 +86,25 @@ def run(
     console: Console,
 ) -> dict[str, Any]:
     """Monitor recordings into a folder and write its report."""
-    fleet = load_fleet(fleet_path) if fleet_path else Fleet()
+    fleet = _fleet(fleet_path)
     found = [describe(path, options) for path in paths]
-    span = _span(found)
-    chosen = _profile_for(span) if profile == "auto" else profile
-    settings = load(profile=chosen, **overrides)
-    title = fleet.name or ", ".join(path.name or str(path) for path in paths)
+    extent = recorded_extent(found, options)
+    chunks = read(paths, options=options)
+    settings = chosen_settings(extent, profile, overrides, console)
+    if fleet_path is not None:
+        _compare(fleet, found, console)
+    title = fleet.name or ", ".join(path.resolve().name for path in paths)
     return _monitor(
-        lambda: read(paths, options=options),
+        chunks,
         fleet,
         settings,
         out=out,
-        facts={"title": title, "sources": [str(path) for path in paths]},
-        span=span,
+        facts={
+            "title": title,
+            "sources": [str(path.resolve()) for path in paths],
+            "recordings": dict(extent.facts),
+        },
+        extent=extent,
         fresh=fresh,
         console=console,
     )
@@ -99,84 +113,80 @@ def run(
 def demo(*, out: Path, seed: int, overrides: Mapping[str, Any], console: Console) -> dict[str, Any]:
     """Simulate a small plant and monitor it; the truth lies beside the report."""
     plant = simulation.demo_plant(seed)
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
     (out / "fleet.yaml").write_text(plant.fleet_yaml, encoding="utf-8")
     (out / "truth.csv").write_text(simulation.truth_csv(plant), encoding="utf-8")
+    sensors = len(plant.sensors)
+    extent = Extent(
+        plant.start_ns, plant.hours * 3600, timed=True, channels=sensors, captures=plant.captures
+    )
     return _monitor(
-        plant.chunks,
+        plant.chunks(),
         parse_fleet(plant.fleet_yaml, "fleet.yaml"),
         load(profile="accelerated", **overrides),
         out=out,
-        facts={"title": f"Demo plant (simulated, seed {seed})", "sources": [f"demo seed {seed}"]},
-        span=(plant.start_ns, plant.start_ns + round(plant.hours * 3600 * NS_PER_S)),
+        facts={
+            "title": f"Demo plant (simulated, seed {seed})",
+            "sources": [f"demo seed {seed}"],
+            "recordings": dict(extent.facts),
+        },
+        extent=extent,
         fresh=True,
         console=console,
     )
 
 
 def _monitor(
-    chunks: Callable[[], Iterable[SensorChunk]],
+    chunks: Iterable[SensorChunk],
     fleet: Fleet,
     settings: Settings,
     *,
     out: Path,
     facts: dict[str, Any],
-    span: tuple[int, int],
+    extent: Extent,
     fresh: bool,
     console: Console,
 ) -> dict[str, Any]:
     engine = load_engine(settings)
-    if fresh and (out / FILE_NAME).exists():
-        _discard(out)
-    with LocalStore(out, create=True) as store:
-        _check_same_run(store, facts, settings, engine)
-        store.set_facts(
-            {
-                **facts,
-                "profile": settings.profile,
-                "model_id": engine.model_id,
-                "trained": engine.trained,
-                "settings": settings.model_dump(mode="json"),
-                "fleet": [asdict(info) for info in fleet.sensors],
-                "version": __version__,
-            }
-        )
-        cases = CaseBook(reopen_s=settings.delays.reopen_s)
-        job = EmbeddedRun(
-            build_monitor(settings, fleet, engine),
-            cases,
-            store,
-            describe_case=lambda case: describe_case(case, fleet),
-        )
-        began = time.monotonic()
-        if job.progress.finished:
-            console.print("already complete: --fresh does it anew", markup=False)
-        else:
-            _drive(job, chunks, span, console)
-        report = write_report(store, out / "report.html")
-        return _outcome(store, job.progress, report, time.monotonic() - began)
+    facts |= {
+        "profile": settings.profile,
+        "model_id": engine.model_id,
+        "trained": engine.trained,
+        "settings": settings.model_dump(mode="json", exclude={"threads"}),
+        "fleet": [asdict(info) for info in fleet.sensors],
+    }
+    _make_folder(out)
+    with _alone(out):
+        if fresh:
+            _discard(out)
+        with LocalStore(out, create=True) as store:
+            _check_same_run(store, facts, out)
+            store.set_facts({**facts, "version": __version__})
+            job = EmbeddedRun(
+                build_monitor(settings, fleet, engine),
+                CaseBook(reopen_s=settings.delays.reopen_s),
+                store,
+                describe_case=lambda case: describe_case(case, fleet),
+            )
+            began, already = time.monotonic(), job.progress.finished
+            if not already:
+                _drive(job, chunks, extent, console)
+            seconds = round(time.monotonic() - began, 2)
+            _check_not_empty(store, job.progress, settings)
+            report_path = write_report(store, out / "report.html")
+            found = outcome(store, job.progress, timed=extent.timed)
+    return {**found, "already_complete": already, "seconds": seconds, "report": str(report_path)}
 
 
 def _drive(
-    job: EmbeddedRun,
-    chunks: Callable[[], Iterable[SensorChunk]],
-    span: tuple[int, int],
-    console: Console,
+    job: EmbeddedRun, chunks: Iterable[SensorChunk], extent: Extent, console: Console
 ) -> None:
-    first_ns, last_ns = span
-    total = max(1, last_ns - first_ns) if last_ns else None
-    with _bar(console) as bar, _interruptible() as stop:
-        task = bar.add_task("monitoring", total=total, note="")
+    with meter(console, extent.first_ns, extent.length_s) as show, interruptible() as stop:
 
         def advance(progress: Progress) -> None:
-            when = datetime.fromtimestamp(progress.event_ns / NS_PER_S, UTC)
-            note = f"{progress.windows} windows, at {when:%Y-%m-%d %H:%M} UTC"
-            at = (progress.event_ns - first_ns) if total else None
-            bar.update(task, completed=at, note=note)
-            if progress.finished and total:
-                bar.update(task, completed=total)
+            show(progress.event_ns, f"{progress.windows} windows")
 
-        job.run(chunks(), stop=stop, advance=advance)
+        job.run(chunks, stop=stop, advance=advance)
 
 
 def write_report(store: LocalStore, path: Path) -> Path:
@@ -186,164 +196,137 @@ def write_report(store: LocalStore, path: Path) -> Path:
     return path
 
 
+def report(folder: Path, to: Path | None) -> Path:
+    """Write the report of what a run has found so far.
+
+    Raises:
+        StoreError: where the folder holds no results.
+    """
+    with LocalStore(folder) as store:
+        if "settings" not in store.facts():
+            raise StoreError(f"{folder} holds no results yet: give the --out folder of a run")
+        return write_report(store, to or folder / "report.html")
+
+
 def simulate(
-    out: Path, *, seed: int, sensors: int, hours: float, every_s: float, faults: bool
-) -> None:
-    """Write recordings, fleet file and truth of a simulated plant."""
-    plant = simulation.plant(seed, sensors=sensors, hours=hours, every_s=every_s, faults=faults)
-    simulation.write(plant, out, write_recordings)
-
-
-def embed(
-    paths: Sequence[Path],
-    options: ReadOptions,
     out: Path,
     *,
-    profile: str,
-    overrides: Mapping[str, Any],
-) -> int:
-    """Write the embeddings of all windows; returns how many."""
-    found = [describe(path, options) for path in paths]
-    chosen = _profile_for(_span(found)) if profile == "auto" else profile
-    settings = load(profile=chosen, **overrides)
-    engine = load_engine(settings)
-    count = 0
-    with EmbeddingsFile(out, engine.model_id, trained=engine.trained) as file:
-        for windows in _window_batches(read(paths, options=options), settings):
-            gains = [window.scale for window in windows]
-            vectors = engine.embed(
-                [window.samples for window in windows],
-                [window.sample_rate_hz for window in windows],
-                gains,
-            )
-            file.write(windows, vectors)
-            count += len(windows)
-    return count
-
-
-def _window_batches(
-    chunks: Iterable[SensorChunk], settings: Settings, size: int = 64
-) -> Iterator[list[Window]]:
-    windowers: dict[str, Any] = {}
-    batch: list[Window] = []
-    for chunk in chunks:
-        if chunk.sensor_id not in windowers:
-            windowers[chunk.sensor_id] = build_windower(chunk.sensor_id, settings.windows)
-        pushed = windowers[chunk.sensor_id].push(chunk)
-        batch.extend(item for item in pushed if isinstance(item, Window))
-        if len(batch) >= size:
-            yield batch
-            batch = []
-    for windower in windowers.values():
-        batch.extend(item for item in windower.flush() if isinstance(item, Window))
-    if batch:
-        yield batch
-
-
-def _span(found: Sequence[Description]) -> tuple[int, int]:
-    """First and last event time of recordings; (0, 0) where headers do not tell."""
-    starts = [c.start_ns for d in found for c in d.channels if c.start_ns is not None]
-    ends = [
-        c.start_ns + round((d.duration_s or 0.0) * NS_PER_S)
-        for d in found
-        for c in d.channels
-        if c.start_ns is not None
-    ]
-    return (min(starts), max(ends)) if starts else (0, 0)
-
-
-def _profile_for(span: tuple[int, int]) -> str:
-    seconds = (span[1] - span[0]) / NS_PER_S
-    if seconds <= SHORT_S:
-        return "short"
-    return "accelerated" if seconds <= ACCELERATED_S else "plant"
-
-
-def _check_same_run(
-    store: LocalStore, facts: Mapping[str, Any], settings: Settings, engine: EchoEngine
+    seed: int,
+    sensors: int,
+    hours: float,
+    every_s: float,
+    faults: bool,
+    console: Console,
 ) -> None:
+    """Write recordings, fleet file and truth of a simulated plant."""
+    if (out / "index.csv").exists():
+        raise RunError(f"{out} holds recordings already: remove them, or give another --out")
+    try:
+        plant = simulation.plant(seed, sensors=sensors, hours=hours, every_s=every_s, faults=faults)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    _make_folder(out)
+    with meter(console, plant.start_ns, plant.hours * 3600) as show:
+
+        def record(chunks: Iterable[SensorChunk], folder: Path) -> int:
+            return write_recordings(_shown(chunks, show), folder, description="simulated plant")
+
+        simulation.write(plant, out, record)
+
+
+def _shown(
+    chunks: Iterable[SensorChunk], show: Callable[[int, str], None]
+) -> Iterator[SensorChunk]:
+    for number, chunk in enumerate(chunks, start=1):
+        show(chunk.start_ns, f"{number} captures")
+        yield chunk
+
+
+def recorded_extent(found: Sequence[Description], options: ReadOptions) -> Extent:
+    """What recordings span when they are read with these options."""
+    start_ns = None if options.start is None else parse_time(options.start)
+    return extent_of(found, start_ns=start_ns, period_s=options.period_s)
+
+
+def chosen_settings(
+    extent: Extent, profile: str, overrides: Mapping[str, Any], console: Console
+) -> Settings:
+    """Settings of the profile that was asked for, or of the one that suits the recordings."""
+    if profile == "auto":
+        profile, why = extent.profile()
+        settings = load(profile=profile, **overrides)
+        console.print(f"profile {profile}: {why}", markup=False)
+        return settings
+    return load(profile=profile, **overrides)
+
+
+def _fleet(path: Path | None) -> Fleet:
+    if path is None:
+        return Fleet()
+    try:
+        return load_fleet(path)
+    except OSError as error:
+        raise RunError(f"fleet file {path}: {error.strerror}") from error
+
+
+def _compare(fleet: Fleet, found: Sequence[Description], console: Console) -> None:
+    """Say which sensors only the fleet file or only the recordings know: often a typing error."""
+    recorded = dict.fromkeys(c.sensor_id for d in found for c in d.channels)
+    missing = [info.sensor_id for info in fleet.sensors if info.sensor_id not in recorded]
+    unknown = [sensor_id for sensor_id in recorded if sensor_id not in fleet]
+    for names, where in ((missing, "not in the recordings"), (unknown, "not in the fleet file")):
+        if names:
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            console.print(f"note: {len(names)} sensors are {where}: {shown}", markup=False)
+
+
+def _check_same_run(store: LocalStore, facts: Mapping[str, Any], out: Path) -> None:
     """A folder goes on only with the recordings, model and settings it began with."""
     old = store.facts()
-    new = {
-        "sources": facts["sources"],
-        "model_id": engine.model_id,
-        "settings": settings.model_dump(mode="json"),
-    }
-    for name, value in new.items():
-        if "chunks" in old and old.get(name) != value:
+    for name in ("sources", "recordings", "model_id", "settings", "fleet"):
+        if "chunks" in old and old.get(name) != facts[name]:
+            what = _difference(old.get(name), facts[name])
             raise RunError(
-                f"the output folder belongs to a run with other {name}: "
-                "use --fresh to discard it, or another --out"
+                f"{out} belongs to a run with other {name} ({what}): use --fresh to discard it, "
+                "or another --out"
             )
+
+
+def _difference(old: object, new: object) -> str:
+    """The first thing that differs, short enough for one line."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        name = next(key for key in {**old, **new} if old.get(key) != new.get(key))
+        return f"{name}: {_difference(old.get(name), new.get(name))}"
+    return f"was {str(old)[:80]}, now {str(new)[:80]}"
+
+
+def _check_not_empty(store: LocalStore, progress: Progress, settings: Settings) -> None:
+    if progress.finished and not store.summary()["windows"]:
+        window_s = 0.16 * settings.windows.patches + 0.015
+        remedy = "" if settings.profile == "short" else "; try --profile short"
+        raise RunError(
+            f"nothing to judge: no stretch of signal filled a window of {window_s:.3f} s{remedy}"
+        )
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"--out {out} cannot be made: {error.strerror}") from error
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two runs into one folder would spoil each other; SQLite's lock ends with the process."""
+    with closing(sqlite3.connect(out / LOCK_NAME, timeout=0, isolation_level=None)) as lock:
+        try:
+            lock.execute("begin exclusive")
+        except sqlite3.OperationalError as error:
+            raise RunError(f"--out {out} cannot be used: {error}, by another run?") from error
+        yield
 
 
 def _discard(out: Path) -> None:
     for path in out.glob(f"{FILE_NAME}*"):
         path.unlink()
-
-
-def _outcome(store: LocalStore, progress: Progress, report: Path, seconds: float) -> dict[str, Any]:
-    """What the run found, JSON-able; cases worst first."""
-    cases = sorted(store.cases(), key=lambda case: (-case["severity"], case["opened_ns"]))
-    faults, learning = _sensor_states(store)
-    return {
-        **store.summary(),
-        "finished": progress.finished,
-        "processed_windows": progress.windows,
-        "seconds": round(seconds, 2),
-        "open_cases": sum(case["closed_ns"] is None for case in cases),
-        "cases": cases,
-        "sensor_faults": faults,
-        "still_learning": learning,
-        "report": str(report),
-        **{name: store.facts()[name] for name in ("profile", "model_id", "trained")},
-    }
-
-
-def _sensor_states(store: LocalStore) -> tuple[list[str], int]:
-    """A line per sensor that was not believable, and how many sensors still learn."""
-    faults, learning = [], 0
-    for sensor_id in store.sensor_ids():
-        trend = store.trend(sensor_id)
-        known = trend.status[trend.status != "unknown"]
-        learning += bool(known.size) and known[-1] == "learning"
-        bad = np.flatnonzero(trend.faults != "")
-        if bad.size:
-            names = sorted({name for text in trend.faults[bad] for name in str(text).split(",")})
-            when = datetime.fromtimestamp(int(trend.end_ns[bad[0]]) / NS_PER_S, UTC)
-            faults.append(
-                f"{sensor_id}: {', '.join(names)} in {bad.size} of {trend.end_ns.size} windows "
-                f"since {when:%Y-%m-%d %H:%M} UTC"
-            )
-    return faults, int(learning)
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask for a commit after the running batch; a second one kills."""
-    asked: list[int] = []
-
-    def ask(number: int, _: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _bar(console: Console) -> ProgressBar:
-    return ProgressBar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=not console.is_terminal,
-    )

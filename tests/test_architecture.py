@@ -85,7 +85,7 @@ def test_connectors_know_messages_only():
 def test_only_the_command_line_joins_connectors_and_pipeline():
     joined = [p.stem for p in (ROOT / "pipeline").glob("*.py") if any(
         i.startswith("connectors") for i in imports(p))]  # fmt: skip
-    assert set(joined) <= {"cli", "cli_alarms", "commands", "extent", "show"}
+    assert set(joined) <= {"cli", "cli_alarms", "commands", "extent", "show", "vectors"}
 
 
 def test_nothing_executes_what_it_reads():

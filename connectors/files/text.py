@@ -30,6 +30,8 @@ from connectors.files.timeline import cut_at_jumps, time_column, timeline_of, ti
 HEAD_BYTES = 65_536
 _BLOCK_BYTES = 1 << 20
 _BLOCK_LINES = 16_384
+# Larger tables are not counted beforehand: half a second each is enough to wait.
+_COUNTED_BYTES = 256 * 2**20
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf)", re.IGNORECASE)
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d:?\d\d)?")
 _UNIT = re.compile(r"^(.*?)\s*[\[(]\s*([^\])]+?)\s*[\])]$")
@@ -204,13 +206,13 @@ def _recording(
     notes: tuple[str, ...],
 ) -> Recording:
     channels = tuple(_channel(name) for name in columns.values())
-    wanted = list(columns)
+    wanted, n_rows = list(columns), _count_rows(path, dialect.skip)
     if time_name is None:
 
         def plain(_n: int) -> Iterator[Block]:
             return (values for _, values in _rows(path, dialect, None, wanted))
 
-        return Recording(channels, None, None, None, plain, notes=notes)
+        return Recording(channels, None, None, n_rows, plain, notes=notes)
     times, dates = times_ns(_known(head[0]), time_name)
     timeline = timeline_of(times, dates=dates, stated_hz=options.sample_rate_hz)
     if timeline is None:
@@ -223,8 +225,21 @@ def _recording(
 
     source = "columns" if timeline.start_ns is not None else "none"
     return Recording(
-        channels, timeline.rate_hz, timeline.start_ns, None, timed, source, notes=notes
+        channels, timeline.rate_hz, timeline.start_ns, n_rows, timed, source, notes=notes
     )
+
+
+def _count_rows(path: Path, skip: int) -> int | None:
+    """Lines after the header, blank ones at the end left out; None for a very large table."""
+    if path.stat().st_size > _COUNTED_BYTES:
+        return None
+    lines, tail = 0, b"\n"
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            lines += block.count(b"\n")
+            tail = (tail + block)[-HEAD_BYTES:]
+    blank = tail[len(tail.rstrip()) :].count(b"\n")
+    return max(0, lines + 1 - blank - skip)
 
 
 def _known(times: NDArray[Any] | None) -> NDArray[Any]:

@@ -1,0 +1,80 @@
+"""Recordings in, a Parquet file of embeddings out: the monitor's windows, gains and order."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from connectors.embeddings import EmbeddingsFile
+from connectors.files import ReadOptions, describe, read
+from echo_model.engine import EchoEngine
+from pipeline.assembly import build_sensor
+from pipeline.commands import chosen_settings, load_engine, recorded_extent
+from pipeline.fleet import Fleet
+from pipeline.messages import SensorChunk
+from pipeline.sensor import Cut, SensorMonitor
+from pipeline.settings import Settings
+from pipeline.terminal import meter
+
+
+def embed(
+    paths: Sequence[Path],
+    options: ReadOptions,
+    out: Path,
+    *,
+    profile: str,
+    overrides: Mapping[str, Any],
+    console: Console,
+) -> tuple[int, int]:
+    """Write the embeddings of all believable windows, cut and scaled as the monitor does.
+
+    Returns:
+        How many windows were written, and how many left out because their sensor lied.
+    """
+    extent = recorded_extent([describe(path, options) for path in paths], options)
+    chunks = read(paths, options=options)
+    settings = chosen_settings(extent, profile, overrides, console)
+    engine = load_engine(settings)
+    written = left_out = 0
+    with (
+        EmbeddingsFile(out, engine.model_id, trained=engine.trained) as file,
+        meter(console, extent.first_ns, extent.length_s) as show,
+    ):
+        for cuts in _batches(_cuts(chunks, settings, engine)):
+            good = [cut for cut in cuts if cut.gain != 0.0]
+            windows = [cut.window for cut in good]
+            vectors = engine.embed(
+                [window.samples for window in windows],
+                [window.sample_rate_hz for window in windows],
+                [cut.gain for cut in good],
+            )
+            # The factor of the samples holds their scale to the unit; the sensor's gain does not.
+            gains = [cut.gain / cut.window.scale for cut in good]
+            file.write(windows, vectors, gains)
+            written, left_out = written + len(good), left_out + len(cuts) - len(good)
+            show(cuts[-1].window.start_ns, f"{written} windows")
+    return written, left_out
+
+
+def _cuts(chunks: Iterable[SensorChunk], settings: Settings, engine: EchoEngine) -> Iterator[Cut]:
+    """The monitor's own first half, so that windows and gains are those of the monitor."""
+    sensors: dict[str, SensorMonitor] = {}
+    for chunk in chunks:
+        if chunk.sensor_id not in sensors:
+            info = Fleet().sensor(chunk.sensor_id)
+            sensors[chunk.sensor_id] = build_sensor(info, settings, engine)
+        yield from sensors[chunk.sensor_id].cut(chunk)[0]
+    for sensor in sensors.values():
+        yield from sensor.flush()[0]
+
+
+def _batches(cuts: Iterable[Cut], size: int = 64) -> Iterator[list[Cut]]:
+    batch: list[Cut] = []
+    for cut in cuts:
+        batch.append(cut)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
