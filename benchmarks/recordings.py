@@ -344,6 +344,10 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     engine = encoder(chosen.model)
+    if not chosen.data.is_dir():
+        print(f"no recordings at {chosen.data} (--data): the simulated plant only\n")
+        _print_plant(plant(engine))
+        return
     lives = [life(chosen.data / f"femto_bearing1_{i}", engine) for i in (1, 2)]
     sets = {
         "gearbox": labelled(chosen.data / "gearbox_gfd", engine, "healthy"),
@@ -379,8 +383,12 @@ def _print(found: dict[str, object]) -> None:
             worst = [str(value) for value in row["faults"].values()]
             faults = ", ".join(f"{worst.count(w)} {w}" for w in sorted(set(worst)))
             print(f"| {row['condition']} | {row['sensor']} | {row['held_out']} | {faults} |")
-    plant_found: dict[str, object] = found["plant"]  # type: ignore[assignment]
-    print("\n| simulated fault | alarm | band named | after, min | sensor health after, windows |")
+    print()
+    _print_plant(found["plant"])  # type: ignore[arg-type]
+
+
+def _print_plant(plant_found: dict[str, object]) -> None:
+    print("| simulated fault | alarm | band named | after, min | sensor health after, windows |")
     print("|---|---|---|---|---|")
     for fault in plant_found["machine"]:  # type: ignore[attr-defined]
         low, high = fault["band_hz"] or (0, 0)
