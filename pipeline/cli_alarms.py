@@ -2,16 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from connectors.local import LocalStore
-from pipeline.messages import Severity
-from pipeline.operator import Action, OperatorError, command
-from pipeline.run_report import describe_case, stored_fleet
+if TYPE_CHECKING:
+    from pipeline.operator import Action
 
 app = typer.Typer(
     help="List, acknowledge, shelve and unshelve the alarms of a run that is not running now.",
@@ -31,6 +29,9 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """List the open cases, worst first."""
+    from connectors.local import LocalStore
+    from pipeline.messages import Severity
+
     with LocalStore(folder) as store:
         cases = [case for case in store.cases() if everything or case["closed_ns"] is None]
     cases.sort(key=lambda case: (-case["current"], case["opened_ns"]))
@@ -71,8 +72,12 @@ def unshelve(folder: Folder, target: Target, by: By, why: Why = "") -> None:
 
 
 def _say(
-    folder: Path, target: str, action: Action, *, by: str, why: str, shelve_s: float = 0.0
+    folder: Path, target: str, action: "Action", *, by: str, why: str, shelve_s: float = 0.0
 ) -> None:
+    from connectors.local import LocalStore
+    from pipeline.operator import OperatorError, command
+    from pipeline.run_report import describe_case, stored_fleet
+
     with LocalStore(folder) as store:
         facts = store.facts()
         if "settings" not in facts or "chunks" not in facts:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from connectors.files import Description
+from connectors.files import ChannelInfo, Description
 from connectors.files.times import DEFAULT_START_NS
 from pipeline.messages import NS_PER_S
 
@@ -74,16 +74,20 @@ def extent_of(
 
 
 def _ends_ns(found: Sequence[Description]) -> Iterator[int | None]:
-    """End of every channel that has a start; None where only reading tells."""
+    """Ends of what has a start; None where only reading tells."""
     for description in found:
-        for channel in description.channels:
-            if channel.start_ns is None:
-                continue
-            length_s = description.duration_s
-            if description.kind == "folder":  # its duration is the sum over files
-                known = channel.n_samples is not None and channel.sample_rate_hz
-                length_s = (channel.n_samples or 0) / known if known else None
-            yield None if length_s is None else channel.start_ns + round(length_s * NS_PER_S)
+        timed = [c for c in description.channels if c.start_ns is not None]
+        if description.kind == "folder":  # its duration is the sum over files
+            yield from (_end_ns(channel) for channel in timed)
+        elif timed:
+            first_ns, length_s = min(c.start_ns or 0 for c in timed), description.duration_s
+            yield None if length_s is None else first_ns + round(length_s * NS_PER_S)
+
+
+def _end_ns(channel: ChannelInfo) -> int | None:
+    if channel.start_ns is None or channel.n_samples is None or not channel.sample_rate_hz:
+        return None
+    return channel.start_ns + round(channel.n_samples * NS_PER_S / channel.sample_rate_hz)
 
 
 def duration(seconds: float) -> str:

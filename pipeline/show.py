@@ -56,7 +56,9 @@ def _show_run(facts: Mapping[str, Any], console: Console) -> None:
         span = "times are not real: the recordings hold none"
     took = "already complete, --fresh does it anew"
     if not facts["already_complete"]:
-        took = f"{facts['processed_windows']} judged in {facts['seconds']:.1f} s"
+        part = facts["processed_windows"] < facts["windows"]
+        now = f"{facts['processed_windows']} of them now, " if part else ""
+        took = f"{now}in {facts['seconds']:.1f} s"
     lines = [
         f"{_count(facts['windows'], 'window')} of {_count(facts['sensors'], 'sensor')}, {took}",
         span,

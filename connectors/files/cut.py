@@ -83,9 +83,10 @@ def chunks_of(
         at_ns = end_ns + block.ahead_ns if block.start_ns is None else block.start_ns
         yield from cut.flush(at_ns)
         if cut.jump(block, at_ns):
+            new = "" if block.stated_epochs else "; a new epoch begins"
             options.on_problem(
                 f"{recording.channels[0].sensor_id}: time steps back from {format_time(end_ns)} "
-                f"to {format_time(at_ns)}; a new epoch begins"
+                f"to {format_time(at_ns)}{new}"
             )
     yield from cut.flush(next_start_ns)
 
@@ -123,7 +124,8 @@ class _Cut:
     def jump(self, jump: Jump, at_ns: int) -> bool:
         """Go on at another time; whether that was a step back."""
         back = self._position > 0 and at_ns < self.end_ns - jump_tolerance_ns(self._rate)
-        self._epoch += self._position > 0 and (back or jump.new_recording)
+        new = jump.new_recording or (back and not jump.stated_epochs)
+        self._epoch += self._position > 0 and new
         self._origin_ns, self._position = at_ns, 0
         self._channels, self._flags = jump.channels or self._channels, jump.flags
         return back

@@ -217,6 +217,7 @@ def _segment_blocks(
         if segment.channels != before.channels or other_file
         else (),
         flags=segment.flags,
+        stated_epochs=segment.epoch is not None,
     )
     position, end = segment.offset, segment.offset + segment.n_samples
     while position < end:

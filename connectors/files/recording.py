@@ -112,6 +112,8 @@ class Jump:
         ahead_ns: How far the next frame lies from where it should, where `start_ns` is None.
         flags: Of the samples that follow, where the file states them; else captures are told by
             the jumps between them.
+        stated_epochs: The file states its epochs, so that a step back alone is what the sensor's
+            clock did, to be judged as such, and begins none.
     """
 
     start_ns: int | None
@@ -119,6 +121,7 @@ class Jump:
     channels: tuple[Channel, ...] = ()
     ahead_ns: int = 0
     flags: Flags | None = None
+    stated_epochs: bool = False
 
 
 Block = NDArray[Any] | Jump
