@@ -1,8 +1,9 @@
 """Chunks of any mix of sensors in; window results, stream events and spectra out.
 
-`process` is one micro-batch: every sensor cuts its windows, all windows worth it are embedded in
-one call, then each is judged in stream order. How chunks are grouped into batches changes nothing
-but speed. Time is event time: a sensor is silent when the others have moved on without it.
+`process` is one micro-batch: every sensor cuts its windows, all believable ones are measured and
+those worth it embedded together, then each is judged in stream order. How chunks are grouped into
+batches changes nothing but speed. Time is event time: a sensor is silent when the others have moved
+on without it. A clock that steps back makes no silence, for that counts from when a window came.
 """
 
 import heapq
@@ -12,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.indicators import features_of
 from pipeline.messages import (
     BandEdges,
     Processed,
@@ -22,7 +24,7 @@ from pipeline.messages import (
     StreamEvent,
     WindowResult,
 )
-from pipeline.sensor import Cut, SensorMonitor
+from pipeline.sensor import Cut, Ready, SensorMonitor
 
 VERSION = 1
 
@@ -102,26 +104,32 @@ class Monitor:
         return self._sensors[sensor_id]
 
     def _judge(self, cuts: list[tuple[SensorMonitor, Cut]], events: list[StreamEvent]) -> Processed:
-        wanted = [cut for _, cut in cuts if cut.gain != 0.0]
-        embeddings = iter(
-            self._encoder.embed(
-                [cut.window.samples for cut in wanted],
-                [cut.window.sample_rate_hz for cut in wanted],
-                [cut.gain for cut in wanted],
-            )
-            if wanted
-            else ()
-        )
+        found = measured(cuts)
+        embeddings = iter(self._embed([ready for ready in found if ready is not None]))
         results: list[WindowResult] = []
         spectra: list[Spectrum] = []
-        for sensor, cut in cuts:
-            results.extend(self._silences(cut.window.end_ns))
-            embedding = next(embeddings) if cut.gain != 0.0 else None
-            judged = sensor.judge(cut, embedding, self._band_edges(cut.window.sample_rate_hz))
-            results.append(judged.result)
-            spectra.extend(judged.spectra)
+        for (sensor, cut), ready in zip(cuts, found, strict=True):
+            results.extend(self._silences(cut.health.window_end_ns))
+            if ready is None:
+                results.append(sensor.unusable(cut.health, self._now_ns))
+            else:
+                embedding = next(embeddings) if ready.gain != 0.0 else None
+                edges = self._band_edges(ready.window.sample_rate_hz)
+                judged = sensor.judge(ready, embedding, edges, self._now_ns)
+                results.append(judged.result)
+                spectra.extend(judged.spectra)
             self._expect(sensor)
         return Processed(tuple(results), tuple(events), tuple(spectra))
+
+    def _embed(self, found: list[Ready]) -> list[NDArray[np.float32]]:
+        wanted = [ready for ready in found if ready.gain != 0.0]
+        if not wanted:
+            return []
+        return self._encoder.embed(
+            [ready.window.samples for ready in wanted],
+            [ready.window.sample_rate_hz for ready in wanted],
+            [ready.gain for ready in wanted],
+        )
 
     def _band_edges(self, sample_rate_hz: float) -> BandEdges:
         if sample_rate_hz not in self._edges:
@@ -173,3 +181,21 @@ class Monitor:
         self._expected = {sensor_id for _, sensor_id in self._deadlines}
         for sensor_id, (live, baseline) in sensors.items():
             self._sensor(sensor_id).import_state(live, baseline)
+
+
+def measured(cuts: Sequence[tuple[SensorMonitor, Cut]]) -> list[Ready | None]:
+    """Indicators and gain of every window, all measured together.
+
+    Args:
+        cuts: Of any sensors, each sensor's in their order.
+
+    Returns:
+        One for each cut; None where it has no window.
+    """
+    found = iter(features_of([c.window for _, c in cuts if c.window is not None and c.health.ok]))
+    return [
+        None
+        if cut.window is None
+        else sensor.ready(cut.window, cut.health, next(found) if cut.health.ok else None)
+        for sensor, cut in cuts
+    ]

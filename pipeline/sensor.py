@@ -1,9 +1,9 @@
-"""One sensor: chunks in, windows to embed out; embeddings in, results out.
+"""One sensor: chunks in, windows to measure out; measured windows in, results out.
 
-The two halves are apart because all sensors' windows are embedded together in between: `cut` does
-what needs no embedding (windows, health, indicators), `judge` what follows it (running gate,
-baseline, evidence, alarm state). Both run in the order of the stream, so the size of the batches in
-between changes nothing.
+The steps are apart because all sensors' windows are measured and embedded together in between:
+`cut` gives windows and their health, `ready` takes their indicators and sets the gain, `judge`
+takes the embedding (running gate, baseline, evidence, alarm state). Each runs in the order of the
+stream, so the size of the batches in between changes nothing.
 
 The gain of a sensor is set once, by its first believable window, to a power of two that brings its
 RMS near 0.1: per-window scaling would erase the level, no scaling would let raw ADC counts leave
@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.alarms import AlarmLogic, Condition
-from pipeline.baseline import Baseline, Departure
+from pipeline.baseline import Baseline
+from pipeline.breaks import Breaks
 from pipeline.drift import Evidence, Verdict
 from pipeline.health import SensorHealthCheck
-from pipeline.indicators import features, spectrum
 from pipeline.messages import (
     NS_PER_S,
     BandEdges,
@@ -31,32 +31,45 @@ from pipeline.messages import (
     SensorChunk,
     SensorHealth,
     Spectrum,
-    SpectrumKind,
     State,
     StreamEvent,
     Transition,
     Window,
     WindowResult,
 )
+from pipeline.pictures import Pictures
+from pipeline.reference import Reference
 from pipeline.running import RunningGate
+from pipeline.velocity import VelocityAverage
 from pipeline.windows import Windower
 
-VERSION = 1
+VERSION = 2
 TARGET_RMS = 0.1
-HEALTHY_SPECTRA = 64
-HEALTHY_EVERY = 4
-NAN = float("nan")
+# Stream events kept for the health of the next window; one that never comes would need no end.
+MOST_EVENTS = 64
 
 Embedding = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
+    """A window and whether its sensor is believable.
+
+    Attributes:
+        window: None where the stream breaks so often that no window came.
+    """
+
+    window: Window | None
+    health: SensorHealth
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
     """A window with what is known of it before it is embedded.
 
     Attributes:
-        gain: Factor from ADC numbers to the encoder's range; 0 = not to be embedded.
         features: None where the sensor is not believable.
+        gain: Factor from ADC numbers to the encoder's range; 0 = not to be embedded.
     """
 
     window: Window
@@ -81,7 +94,7 @@ class SensorMonitor:
         asset: Machine that it watches.
         windower, health, alarms: Its stages; they keep their state over a change of rate.
         gate, baseline, evidence: Makers of the stages that start anew when the rate changes.
-        model_id: Encoder whose embeddings arrive; a stored baseline of another one is dropped.
+        model_id: Encoder whose embeddings arrive; a stored baseline of another one is refused.
         trained: Whether that encoder carries trained weights.
         min_silence_s: Shortest silence that makes the sensor unknown; three of its usual
             intervals are waited for in any case.
@@ -107,83 +120,101 @@ class SensorMonitor:
         self.windower = windower
         self.health = health
         self.alarms = alarms
-        self.baseline = baseline()
-        self._gate = gate()
-        self._evidence = evidence()
-        self._make = (gate, baseline, evidence)
-        self._model_id = model_id
-        self._trained = trained
+        self._reference = Reference(
+            sensor_id,
+            gate=gate,
+            baseline=baseline,
+            evidence=evidence,
+            model_id=model_id,
+            trained=trained,
+        )
         self._min_silence_s = min_silence_s
         self._events: list[StreamEvent] = []
-        self._rate_hz = 0.0
+        self._breaks = Breaks(sensor_id)
+        self._velocity = VelocityAverage()
+        self._pictures = Pictures(sensor_id)
         self._unit = "unknown"
         self._gain = 0.0
         self._last_ns = 0
+        self._heard_ns = 0
         self._period_s = 0.0
-        self._learnt = 0
-        self._healthy_sum = np.empty(0, np.float64)
-        self._healthy_hz = np.empty(0, np.float32)
-        self._healthy_n = 0
-        self._latest: Window | None = None
-        self.baseline_changed = True
+
+    @property
+    def baseline_changed(self) -> bool:
+        """Whether `export_baseline` would give anything new."""
+        return self._reference.changed
+
+    @baseline_changed.setter
+    def baseline_changed(self, changed: bool) -> None:
+        self._reference.changed = changed
 
     def cut(self, chunk: SensorChunk) -> tuple[list[Cut], list[StreamEvent]]:
         """Take a chunk; give the windows it completes and what happened to the stream."""
-        return self._prepare(self.windower.push(chunk))
+        return self._check(self.windower.push(chunk))
 
     def flush(self) -> tuple[list[Cut], list[StreamEvent]]:
         """End of stream: give what the windower still holds."""
-        return self._prepare(self.windower.flush())
+        return self._check(self.windower.flush())
 
-    def _prepare(self, items: list[Window | StreamEvent]) -> tuple[list[Cut], list[StreamEvent]]:
+    def _check(self, items: list[Window | StreamEvent]) -> tuple[list[Cut], list[StreamEvent]]:
         cuts, events = [], []
         for item in items:
             if isinstance(item, StreamEvent):
-                self._events.append(item)
                 events.append(item)
+                self._events = [*self._events[1 - MOST_EVENTS :], item]
+                health = self._breaks.event(item)
+                if health is not None:
+                    cuts.append(Cut(None, health))
                 continue
-            cuts.append(self._cut(item))
+            health = self._breaks.window(item, self.health.check(item, self._events))
+            self._events.clear()
+            cuts.append(Cut(item, health))
         return cuts, events
 
-    def _cut(self, window: Window) -> Cut:
-        health = self.health.check(window, self._events)
-        self._events.clear()
-        if not health.ok:
-            return Cut(window, health, None, 0.0)
-        found = features(window)
+    def ready(self, window: Window, health: SensorHealth, found: Features | None) -> Ready:
+        """Decide whether and with which gain to embed a window; in the order of the windows.
+
+        Args:
+            window: From a `Cut`, and so its health.
+            health: Of the sensor.
+            found: From `pipeline.indicators.features_of`; None where the sensor is not believable.
+        """
+        if found is None:
+            return Ready(window, health, None, 0.0)
         if self._gain == 0.0 and found.rms > 0:
             self._gain = 2.0 ** round(math.log2(TARGET_RMS / found.rms))
         # A frozen gate knows already that the machine stands; a learning one decides in `judge`.
-        stands = self.baseline.frozen and not self._gate.running(found.rms)
-        known_rate = window.sample_rate_hz == self._rate_hz
+        stands = self._reference.frozen and not self._reference.gate.running(found.rms)
+        known_rate = window.sample_rate_hz == self._reference.rate_hz
         gain = 0.0 if stands and known_rate else self._gain * window.scale
-        return Cut(window, health, found, gain)
+        return Ready(window, health, found, gain)
 
-    def judge(self, cut: Cut, embedding: Embedding | None, edges: BandEdges) -> Judged:
+    def judge(
+        self, cut: Ready, embedding: Embedding | None, edges: BandEdges, now_ns: int = 0
+    ) -> Judged:
         """Learn or score one window and move the alarm state.
 
         Args:
-            cut: From `cut` or `flush`, in their order.
+            cut: From `ready`, in the order of the windows.
             embedding: (K, D) float32; None where `cut.gain` is 0.
             edges: ((low, high), ...) Hz of the K bands.
+            now_ns: Event time of the plant, from which silence is counted; at least the window's
+                end, which may lie behind it where this sensor's clock is late.
         """
         window = cut.window
-        self._renew(window.sample_rate_hz)
+        self._heard_ns = max(now_ns, window.end_ns)
+        if self._reference.renew(window.sample_rate_hz):
+            self._pictures.forget()
         self._unit = window.unit
         step_s = self._step(window)
-        running = cut.features is not None and self._gate.running(cut.features.rms)
-        drift: DriftScore | None = None
-        verdict: Verdict | None = None
-        if cut.features is not None and running and embedding is not None:
-            if self.baseline.frozen:
-                departure = self.baseline.score(embedding, cut.features.rms)
-                verdict = self._evidence.judge(departure, self.baseline.calibration.limit)
-                drift = self._scored(window, departure, verdict, edges)
-            else:
-                drift = self._learn(cut, embedding, step_s, edges)
-        condition = self._condition(cut.health, running=running, scored=verdict is not None)
+        running = cut.features is not None and self._reference.gate.running(cut.features.rms)
+        drift, verdict = None, None
+        if running and embedding is not None:
+            drift, verdict = self._compare(cut, embedding, step_s, edges)
+        condition = _condition(cut.health, running=running, scored=verdict is not None)
         transitions = self._alarm(window.end_ns, condition, cut.health, verdict, drift)
-        self._latest = window if cut.health.ok else self._latest
+        if cut.health.ok:
+            self._pictures.latest_window = window
         result = WindowResult(
             sensor_id=self.sensor_id,
             asset=self.asset,
@@ -192,18 +223,48 @@ class SensorMonitor:
             status=self.alarms.status,
             running=running,
             health=cut.health,
-            features=cut.features,
+            features=self._velocity.averaged(window, cut.features, running=running),
             drift=drift,
             transitions=transitions,
         )
-        return Judged(result, self._pictures(window, transitions))
+        return Judged(result, self._pictures.asked_for(window, transitions))
+
+    def _compare(
+        self, cut: Ready, embedding: Embedding, step_s: float, edges: BandEdges
+    ) -> tuple[DriftScore, Verdict | None]:
+        """Learn from or score a window of the running machine."""
+        assert cut.features is not None  # noqa: S101  (narrowing: what runs has been measured)
+        window, rms = cut.window, cut.features.rms
+        if self._reference.frozen:
+            return self._reference.score(window, rms, embedding, edges)
+        # A long pause is no running time: at most three usual intervals count.
+        ran_s = min(step_s, 3.0 * self._period_s)
+        drift = self._reference.learn(window, rms, embedding, ran_s, edges)
+        self._pictures.learn(window)
+        return drift, None
 
     def silence(self) -> WindowResult:
         """The sensor has been silent for too long: its state is unknown from the deadline on."""
-        at_ns = self.deadline_ns
-        since_s = (at_ns - self._last_ns) / NS_PER_S
+        since_s = self._wait_s
         detail = f"no data for {since_s:.0f} s: check sensor, cable and gateway"
-        health = SensorHealth(self.sensor_id, at_ns, ("silent",), gap_s=since_s, detail=detail)
+        return self._unknown(
+            SensorHealth(
+                self.sensor_id, self.deadline_ns, ("silent",), gap_s=since_s, detail=detail
+            )
+        )
+
+    def unusable(self, health: SensorHealth, now_ns: int) -> WindowResult:
+        """The sensor sends, but its signal breaks so often that it gives no window.
+
+        Args:
+            health: From a `Cut` without a window.
+            now_ns: Event time of the plant, from which silence is counted.
+        """
+        self._heard_ns = max(now_ns, health.window_end_ns)
+        return self._unknown(health)
+
+    def _unknown(self, health: SensorHealth) -> WindowResult:
+        at_ns = health.window_end_ns
         return WindowResult(
             sensor_id=self.sensor_id,
             asset=self.asset,
@@ -217,22 +278,25 @@ class SensorMonitor:
 
     @property
     def deadline_ns(self) -> int:
-        """Event time at which silence becomes a fault."""
-        wait_s = max(self._min_silence_s, 3.0 * self._period_s)
-        return self._last_ns + round(wait_s * NS_PER_S)
+        """Event time of the plant at which silence becomes a fault."""
+        return self._heard_ns + round(self._wait_s * NS_PER_S)
+
+    @property
+    def _wait_s(self) -> float:
+        return max(self._min_silence_s, 3.0 * self._period_s)
 
     def about(self) -> dict[str, Any]:
         """What a person wants to know beside the results, JSON-able."""
         return {
-            "sample_rate_hz": self._rate_hz,
+            "sample_rate_hz": self._reference.rate_hz,
             "unit": self._unit,
-            "running_above": self._gate.above,
-            "notes": list(self.baseline.calibration.notes) if self.baseline.frozen else [],
+            "running_above": self._reference.gate.above,
+            "notes": list(self._reference.notes),
         }
 
     def latest_spectrum(self) -> Spectrum | None:
         """Spectrum of the newest believable window."""
-        return None if self._latest is None else self._spectrum(self._latest, "latest")
+        return self._pictures.latest()
 
     def export_live(self) -> State:
         """The small, often changing part of the state: everything but the baseline."""
@@ -241,28 +305,20 @@ class SensorMonitor:
             "windower": self.windower.export_state(),
             "health": self.health.export_state(),
             "alarms": self.alarms.export_state(),
-            "evidence": self._evidence.export_state(),
+            "reference": self._reference.export_live(),
             "events": [asdict(event) for event in self._events],
-            "rate_hz": self._rate_hz,
+            "breaks": self._breaks.export_state(),
+            "velocity": self._velocity.export_state(),
             "unit": self._unit,
             "gain": self._gain,
             "last_ns": self._last_ns,
+            "heard_ns": self._heard_ns,
             "period_s": self._period_s,
         }
 
     def export_baseline(self) -> State:
         """The large, rarely changing part: what is known of health."""
-        return {
-            "version": VERSION,
-            "model_id": self._model_id,
-            "rate_hz": self._rate_hz,
-            "running_above": self._gate.above,
-            "bank": self.baseline.export_state(),
-            "learnt": self._learnt,
-            "healthy_sum": self._healthy_sum,
-            "healthy_hz": self._healthy_hz,
-            "healthy_n": self._healthy_n,
-        }
+        return {**self._reference.export_baseline(), "pictures": self._pictures.export_state()}
 
     def import_state(self, live: State, baseline: State) -> None:
         """Go on from exported states.
@@ -270,108 +326,29 @@ class SensorMonitor:
         Raises:
             ValueError: for a state of another version or a baseline of another model.
         """
-        if (live.get("version"), baseline.get("version")) != (VERSION, VERSION):
-            raise ValueError(
-                f"sensor state version must be {VERSION}, got {live.get('version')} and "
-                f"{baseline.get('version')}"
-            )
-        if baseline["model_id"] != self._model_id:
-            raise ValueError(
-                f"the baseline of {self.sensor_id} belongs to model {baseline['model_id']}, this "
-                f"run uses {self._model_id}: give that model, or a new output folder"
-            )
+        if live.get("version") != VERSION:
+            raise ValueError(f"sensor state version must be {VERSION}, got {live.get('version')}")
+        self._reference.import_state(live["reference"], baseline)
         self.windower.import_state(live["windower"])
         self.health.import_state(live["health"])
         self.alarms.import_state(live["alarms"])
-        self._evidence.import_state(live["evidence"])
         self._events = [StreamEvent(**event) for event in live["events"]]
-        self._rate_hz, self._unit, self._gain = live["rate_hz"], live["unit"], live["gain"]
-        self._last_ns, self._period_s = live["last_ns"], live["period_s"]
-        self._gate.above = baseline["running_above"]
-        self.baseline.import_state(baseline["bank"])
-        self._learnt = baseline["learnt"]
-        self._healthy_sum = baseline["healthy_sum"]
-        self._healthy_hz = baseline["healthy_hz"]
-        self._healthy_n = baseline["healthy_n"]
-
-    def _renew(self, sample_rate_hz: float) -> None:
-        """A baseline belongs to one rate: start anew when it changes."""
-        if self._rate_hz not in (0.0, sample_rate_hz):
-            gate, baseline, evidence = self._make
-            self._gate, self.baseline, self._evidence = gate(), baseline(), evidence()
-            self._healthy_sum, self._healthy_n = np.empty(0, np.float64), 0
-            self._learnt = 0
-            self.baseline_changed = True
-        self._rate_hz = sample_rate_hz
+        self._unit, self._gain = live["unit"], live["gain"]
+        self._breaks.import_state(live["breaks"])
+        self._velocity.import_state(live["velocity"])
+        self._last_ns, self._heard_ns = live["last_ns"], live["heard_ns"]
+        self._period_s = live["period_s"]
+        self._pictures.import_state(baseline["pictures"])
 
     def _step(self, window: Window) -> float:
-        """Seconds since the window before, 0 for the first; keeps the usual interval."""
-        step_s = (window.end_ns - self._last_ns) / NS_PER_S if self._last_ns else 0.0
+        """Seconds since the window before, 0 for the first and for a clock that stepped back."""
+        step_s = max(0, window.end_ns - self._last_ns) / NS_PER_S if self._last_ns else 0.0
         if self._last_ns and step_s > 0:
             # Falls slowly, so that one short interval among long ones is no new habit.
             usual = self._period_s * 0.95
             self._period_s = max(usual, step_s) if step_s < 10 * usual or usual == 0 else usual
         self._last_ns = window.end_ns
         return step_s
-
-    def _learn(self, cut: Cut, embedding: Embedding, step_s: float, edges: BandEdges) -> DriftScore:
-        """Teach the baseline; once it has enough, find the running level and try to freeze."""
-        assert cut.features is not None  # noqa: S101  (narrowing: judged windows have features)
-        window, baseline = cut.window, self.baseline
-        # A long pause is no running time: at most three usual intervals count.
-        ran_s = min(step_s, 3.0 * self._period_s)
-        baseline.learn(embedding, cut.features.rms, window.end_ns, ran_s)
-        self.baseline_changed = True
-        self._learnt += 1
-        if self._learnt % HEALTHY_EVERY == 0 and self._healthy_n < HEALTHY_SPECTRA:
-            self._add_healthy(self._spectrum(window, "healthy"))
-        if baseline.due:
-            runs = self._gate.fit(baseline.rms)
-            if not runs.all():
-                baseline.forget(runs)
-            if baseline.due:
-                baseline.freeze_if_settled()
-        return DriftScore(
-            sensor_id=self.sensor_id,
-            window_end_ns=window.end_ns,
-            model_id=self._model_id,
-            distance=NAN,
-            score=NAN,
-            limit=NAN,
-            level_ratio=NAN,
-            learning_pct=baseline.learning_pct,
-            baseline_n=baseline.size,
-            band_edges_hz=edges,
-            trained=self._trained,
-        )
-
-    def _scored(
-        self, window: Window, departure: Departure, verdict: Verdict, edges: BandEdges
-    ) -> DriftScore:
-        return DriftScore(
-            sensor_id=self.sensor_id,
-            window_end_ns=window.end_ns,
-            model_id=self._model_id,
-            distance=departure.distance,
-            score=departure.score,
-            limit=self.baseline.calibration.limit,
-            level_ratio=departure.level_ratio,
-            ratios=dict(verdict.ratios),
-            reason=verdict.reason,
-            learning_pct=100.0,
-            baseline_n=self.baseline.size,
-            band_edges_hz=edges,
-            band_shares=departure.band_shares,
-            nearest_ns=departure.nearest_ns,
-            trained=self._trained,
-        )
-
-    def _condition(self, health: SensorHealth, *, running: bool, scored: bool) -> Condition:
-        if not health.ok:
-            return "unknown"
-        if not running:
-            return "stopped"
-        return "scored" if scored else "learning"
 
     def _alarm(
         self,
@@ -397,29 +374,10 @@ class SensorMonitor:
             band_share=drift.band_shares[top],
         )
 
-    def _pictures(
-        self, window: Window, transitions: tuple[Transition, ...]
-    ) -> tuple[Spectrum, ...]:
-        """Spectra that a person will want: health when learnt, the machine when it alarms."""
-        found = []
-        for transition in transitions:
-            if transition.action == "learnt" and self._healthy_n:
-                mean = (self._healthy_sum / self._healthy_n).astype(np.float32)
-                found.append(
-                    Spectrum(self.sensor_id, window.end_ns, "healthy", self._healthy_hz, mean)
-                )
-            if transition.action in ("raise", "escalate"):
-                found.append(self._spectrum(window, "alarm"))
-        return tuple(found)
 
-    def _add_healthy(self, found: Spectrum) -> None:
-        if self._healthy_n == 0:
-            self._healthy_sum = np.zeros(found.amplitude.size)
-            self._healthy_hz = found.freq_hz
-        if found.amplitude.size == self._healthy_sum.size:
-            self._healthy_sum += found.amplitude
-            self._healthy_n += 1
-
-    def _spectrum(self, window: Window, kind: SpectrumKind) -> Spectrum:
-        freq_hz, amplitude = spectrum(window.values(), window.sample_rate_hz)
-        return Spectrum(self.sensor_id, window.end_ns, kind, freq_hz, amplitude)
+def _condition(health: SensorHealth, *, running: bool, scored: bool) -> Condition:
+    if not health.ok:
+        return "unknown"
+    if not running:
+        return "stopped"
+    return "scored" if scored else "learning"

@@ -13,6 +13,7 @@ from pipeline.assembly import build_sensor
 from pipeline.commands import chosen_settings, load_engine, recorded_extent
 from pipeline.fleet import Fleet
 from pipeline.messages import SensorChunk
+from pipeline.monitor import measured
 from pipeline.sensor import Cut, SensorMonitor
 from pipeline.settings import Settings
 from pipeline.terminal import meter
@@ -42,35 +43,41 @@ def embed(
         meter(console, extent.first_ns, extent.length_s) as show,
     ):
         for cuts in _batches(_cuts(chunks, settings, engine)):
-            good = [cut for cut in cuts if cut.gain != 0.0]
-            windows = [cut.window for cut in good]
+            found = [ready for ready in measured(cuts) if ready is not None]
+            good = [ready for ready in found if ready.gain != 0.0]
+            windows = [ready.window for ready in good]
             vectors = engine.embed(
                 [window.samples for window in windows],
                 [window.sample_rate_hz for window in windows],
-                [cut.gain for cut in good],
+                [ready.gain for ready in good],
             )
             # The factor of the samples holds their scale to the unit; the sensor's gain does not.
-            gains = [cut.gain / cut.window.scale for cut in good]
+            gains = [ready.gain / ready.window.scale for ready in good]
             file.write(windows, vectors, gains)
-            written, left_out = written + len(good), left_out + len(cuts) - len(good)
-            show(cuts[-1].window.start_ns, f"{written} windows")
+            written, left_out = written + len(good), left_out + len(found) - len(good)
+            show(cuts[-1][1].health.window_end_ns, f"{written} windows")
     return written, left_out
 
 
-def _cuts(chunks: Iterable[SensorChunk], settings: Settings, engine: EchoEngine) -> Iterator[Cut]:
+def _cuts(
+    chunks: Iterable[SensorChunk], settings: Settings, engine: EchoEngine
+) -> Iterator[tuple[SensorMonitor, Cut]]:
     """The monitor's own first half, so that windows and gains are those of the monitor."""
     sensors: dict[str, SensorMonitor] = {}
     for chunk in chunks:
         if chunk.sensor_id not in sensors:
             info = Fleet().sensor(chunk.sensor_id)
             sensors[chunk.sensor_id] = build_sensor(info, settings, engine)
-        yield from sensors[chunk.sensor_id].cut(chunk)[0]
+        sensor = sensors[chunk.sensor_id]
+        yield from ((sensor, cut) for cut in sensor.cut(chunk)[0])
     for sensor in sensors.values():
-        yield from sensor.flush()[0]
+        yield from ((sensor, cut) for cut in sensor.flush()[0])
 
 
-def _batches(cuts: Iterable[Cut], size: int = 64) -> Iterator[list[Cut]]:
-    batch: list[Cut] = []
+def _batches(
+    cuts: Iterable[tuple[SensorMonitor, Cut]], size: int = 64
+) -> Iterator[list[tuple[SensorMonitor, Cut]]]:
+    batch: list[tuple[SensorMonitor, Cut]] = []
     for cut in cuts:
         batch.append(cut)
         if len(batch) == size:

@@ -25,10 +25,15 @@ CORE = {
     "case_fold": {"messages"},
     "cases": {"messages", "case_fold"},
     "wording": {"messages", "case_fold"},
+    "breaks": {"messages"},
+    "velocity": {"messages", "indicators"},
+    "pictures": {"messages", "indicators"},
+    "reference": {"messages", "running", "baseline", "drift"},
     "sensor": {
-        "messages", "windows", "indicators", "health", "running", "baseline", "drift", "alarms",
+        "messages", "windows", "health", "breaks", "velocity", "pictures", "running", "baseline",
+        "drift", "reference", "alarms",
     },
-    "monitor": {"messages", "sensor"},
+    "monitor": {"messages", "indicators", "sensor"},
 }  # fmt: skip
 FORBIDDEN_CALLS = r"pickle\.(loads?|dumps?)\(|allow_pickle=True|weights_only=False|joblib"
 FORBIDDEN_IN_CORE = {

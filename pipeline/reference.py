@@ -1,0 +1,187 @@
+"""Embeddings of one sensor in; drift scores and the evidence behind them out.
+
+Joins what belongs to one (sensor, rate, model): the running gate, the baseline and the detectors
+over it. All three begin anew when the sample rate changes.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.baseline import Baseline
+from pipeline.drift import Evidence, Verdict
+from pipeline.messages import BandEdges, DriftScore, State, Window
+from pipeline.running import RunningGate
+
+VERSION: Final = 2
+NAN: Final = float("nan")
+
+
+class Reference:
+    """What one sensor knows of its machine's health.
+
+    Args:
+        sensor_id: Name of the sensor.
+        gate, baseline, evidence: Makers of the stages that begin anew when the rate changes.
+        model_id: Encoder whose embeddings arrive; a stored baseline of another one is refused.
+        trained: Whether that encoder carries trained weights.
+
+    Attributes:
+        rate_hz: Sample rate of the baseline, 0 before the first window.
+        gate: Decides whether the machine runs.
+        changed: Whether `export_baseline` would give anything new; set to False by who saved it.
+    """
+
+    def __init__(
+        self,
+        sensor_id: str,
+        *,
+        gate: Callable[[], RunningGate],
+        baseline: Callable[[], Baseline],
+        evidence: Callable[[], Evidence],
+        model_id: str,
+        trained: bool,
+    ) -> None:
+        self.sensor_id = sensor_id
+        self.rate_hz = 0.0
+        self.changed = True
+        self._make = (gate, baseline, evidence)
+        self._model_id = model_id
+        self._trained = trained
+        self._reset()
+
+    def _reset(self) -> None:
+        gate, baseline, evidence = self._make
+        self.gate = gate()
+        self._baseline = baseline()
+        self._evidence = evidence()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether learning is over and windows are scored."""
+        return self._baseline.frozen
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know about the frozen baseline."""
+        return self._baseline.calibration.notes if self.frozen else ()
+
+    def renew(self, sample_rate_hz: float) -> bool:
+        """Say at which rate the next window comes.
+
+        Returns:
+            Whether the rate has changed, and with it all been forgotten.
+        """
+        forgets = self.rate_hz not in (0.0, sample_rate_hz)
+        if forgets:
+            self._reset()
+            self.changed = True
+        self.rate_hz = sample_rate_hz
+        return forgets
+
+    def learn(
+        self,
+        window: Window,
+        rms: float,
+        embedding: NDArray[np.float32],
+        ran_s: float,
+        edges: BandEdges,
+    ) -> DriftScore:
+        """Teach the baseline; once it has enough, find the running level and try to freeze.
+
+        Args:
+            window: A window of the running machine.
+            rms: Its level, in the sensor's unit.
+            embedding: (K, D) float32.
+            ran_s: Running time since the window before.
+            edges: ((low, high), ...) Hz of the K bands.
+        """
+        baseline = self._baseline
+        baseline.learn(embedding, rms, window.end_ns, ran_s)
+        self.changed = True
+        if baseline.due:
+            runs = self.gate.fit(baseline.rms)
+            if not runs.all():
+                baseline.forget(runs)
+            if baseline.due:
+                baseline.freeze_if_settled()
+        return DriftScore(
+            sensor_id=self.sensor_id,
+            window_end_ns=window.end_ns,
+            model_id=self._model_id,
+            distance=NAN,
+            score=NAN,
+            limit=NAN,
+            level_ratio=NAN,
+            learning_pct=baseline.learning_pct,
+            baseline_n=baseline.size,
+            band_edges_hz=edges,
+            trained=self._trained,
+        )
+
+    def score(
+        self, window: Window, rms: float, embedding: NDArray[np.float32], edges: BandEdges
+    ) -> tuple[DriftScore, Verdict]:
+        """Compare one window with the frozen baseline and weigh the evidence; arguments as above.
+
+        Raises:
+            RuntimeError: while still learning.
+        """
+        departure = self._baseline.score(embedding, rms)
+        limit = self._baseline.calibration.limit
+        verdict = self._evidence.judge(departure, limit)
+        drift = DriftScore(
+            sensor_id=self.sensor_id,
+            window_end_ns=window.end_ns,
+            model_id=self._model_id,
+            distance=departure.distance,
+            score=departure.score,
+            limit=limit,
+            level_ratio=departure.level_ratio,
+            ratios=dict(verdict.ratios),
+            reason=verdict.reason,
+            learning_pct=100.0,
+            baseline_n=self._baseline.size,
+            band_edges_hz=edges,
+            band_shares=departure.band_shares,
+            nearest_ns=departure.nearest_ns,
+            trained=self._trained,
+        )
+        return drift, verdict
+
+    def export_live(self) -> State:
+        """The small, often changing part of the state."""
+        return {"version": VERSION, "evidence": self._evidence.export_state()}
+
+    def export_baseline(self) -> State:
+        """The large, rarely changing part: what is known of health."""
+        return {
+            "version": VERSION,
+            "model_id": self._model_id,
+            "rate_hz": self.rate_hz,
+            "running_above": self.gate.above,
+            "bank": self._baseline.export_state(),
+        }
+
+    def import_state(self, live: State, baseline: State) -> None:
+        """Go on from exported states.
+
+        Raises:
+            ValueError: for a state of another version or a baseline of another model.
+        """
+        if (live.get("version"), baseline.get("version")) != (VERSION, VERSION):
+            raise ValueError(
+                f"state version must be {VERSION}, got {live.get('version')} and "
+                f"{baseline.get('version')}"
+            )
+        if baseline["model_id"] != self._model_id:
+            raise ValueError(
+                f"the baseline of {self.sensor_id} belongs to model {baseline['model_id']}, this "
+                f"run uses {self._model_id}: give that model, or a new output folder"
+            )
+        self.rate_hz = baseline["rate_hz"]
+        self.gate.above = baseline["running_above"]
+        self._evidence.import_state(live["evidence"])
+        self._baseline.import_state(baseline["bank"])
