@@ -38,7 +38,9 @@ def show_outcome(facts: Mapping[str, Any], console: Console) -> None:
         rows.add_row(Text(name, COLOURS.get(name, "")), Text(case["sentence"]))
     judged = facts["sensors"] - len(facts["still_learning"])
     if not facts["cases"] and judged:
-        rows.add_row(Text("OK", "green"), f"no machine has left its baseline ({judged} sensors)")
+        rows.add_row(
+            Text("OK", "green"), f"no machine has left its baseline ({_count(judged, 'sensor')})"
+        )
     for fault in facts["sensor_faults"]:
         rows.add_row(Text("SENSOR", "magenta"), Text(_fault(fault)))
     if facts["still_learning"]:
