@@ -15,7 +15,7 @@ import soundfile as sf
 from connectors.files import ReadOptions, describe
 from connectors.local import FILE_NAME
 from pipeline import simulate
-from pipeline.cli import main
+from pipeline.cli import _finite, main
 from pipeline.commands import LOCK_NAME
 from pipeline.extent import extent_of
 
@@ -295,3 +295,8 @@ def test_an_interrupted_and_a_killed_run_end_as_an_undisturbed_one():
     assert call("run", FEMTO, "--out", "broken") == 0
     assert content("broken") == content("whole")
     assert len(content("whole")[0]) == 1742
+
+
+def test_json_holds_no_number_that_json_lacks():
+    told = _finite({"a": [float("nan"), 1.5], "b": ({"c": float("-inf")},), "d": "nan"})
+    assert told == {"a": [None, 1.5], "b": [{"c": None}], "d": "nan"}
