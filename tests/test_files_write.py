@@ -109,3 +109,12 @@ def test_an_unknown_container_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ns", [0, 1, 999, 1000, 1_500_000_000, START_NS + 39_062_500 + 1])
 def test_times_are_exact(ns: int) -> None:
     assert parse_time(iso_time(ns)) == ns
+
+
+def test_a_rate_that_is_no_whole_number_survives(tmp_path: Path) -> None:
+    samples = np.arange(5000, dtype=np.int16)
+    old = SensorChunk("a", 25641.025641, START_NS, samples, encoding="i16")
+    write_recordings([old], tmp_path)
+    back = list(read([tmp_path]))
+    assert {chunk.sample_rate_hz for chunk in back} == {25641.025641}
+    assert np.array_equal(np.concatenate([chunk.samples for chunk in back]), samples)
