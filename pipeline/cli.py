@@ -74,6 +74,7 @@ Scale = Annotated[float | None, typer.Option(help="Unit per number in the files.
 Start = Annotated[str | None, typer.Option(help="ISO time of the first file without a time.")]
 Period = Annotated[float | None, typer.Option(help="Seconds between files without a time.")]
 OnError = Annotated[AtError, typer.Option(help="At a broken file: stop, or report and skip it.")]
+FleetFile = Annotated[Path | None, typer.Option(help="Fleet file (YAML), see docs/fleet.md.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda[:N].")]
 
 
@@ -116,9 +117,7 @@ def _options(
 def run(
     paths: Paths,
     out: Out = Path("echowatch-out"),
-    fleet: Annotated[
-        Path | None, typer.Option(help="Fleet file (YAML), see docs/fleet.md.")
-    ] = None,
+    fleet: FleetFile = None,
     profile: Profile = ProfileName.AUTO,
     model: Model = None,
     device: Device = None,
