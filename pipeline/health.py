@@ -321,7 +321,7 @@ class SensorHealthCheck:
         step_s = max((e.amount_s for e in events if e.kind == "clock_step"), key=abs, default=0.0)
         if abs(step_s) > self._clock_tolerance_s:
             faults["clock_step"] = (
-                f"the device's clock has jumped by {step_s:+.3f} s: check time synchronisation"
+                f"the device's clock has jumped by {abs(step_s):.3f} s: check time synchronisation"
             )
 
     def _check_rate(self, window: Window, events: Sequence[StreamEvent], faults: Faults) -> None:

@@ -35,10 +35,7 @@ class VelocityAverage:
             The indicators; their velocity stands for a second or more, or is None.
         """
         if found is None or window.samples.size >= MIN_VELOCITY_S * window.sample_rate_hz:
-            self._parts.clear()
             return found
-        if not running or found.velocity_mm_s is None or not self._continues(window):
-            self._parts.clear()
         velocity = None
         if running and found.velocity_mm_s is not None:
             velocity = self._take(window, found.velocity_mm_s)
@@ -46,6 +43,8 @@ class VelocityAverage:
 
     def _take(self, window: Window, velocity_mm_s: float) -> float | None:
         """Add one part and give the average over what covers the needed time."""
+        if not self._continues(window):
+            self._parts.clear()
         self._stream = (window.epoch, window.sample_rate_hz, window.unit)
         self._parts.append((window.start_index, window.samples.size, velocity_mm_s**2))
         needed = MIN_VELOCITY_S * window.sample_rate_hz
@@ -58,7 +57,7 @@ class VelocityAverage:
         return math.sqrt(sum(size * square for _, size, square in self._parts) / samples)
 
     def _continues(self, window: Window) -> bool:
-        """Whether nothing is missing between the newest part and this window."""
+        """Whether nothing is missing between the newest part and this window, no window either."""
         if not self._parts or window.gap_s > 0.0:
             return False
         start, size, _ = self._parts[-1]
