@@ -355,6 +355,11 @@ class Baseline:
             raise ValueError(f"state version must be {VERSION}, got {state.get('version')}")
         self._reset()
         size = len(state["rms"])
+        if size > self._bank_size:
+            raise ValueError(
+                f"the stored bank holds {size} windows, bank_size is {self._bank_size}: "
+                "use the settings it was learnt with"
+            )
         if size:
             self._bank = np.empty((self._bank_size, *state["bank"].shape[1:]), np.float32)
             self._rms = np.empty(self._bank_size, np.float32)

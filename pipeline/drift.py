@@ -28,6 +28,7 @@ from pipeline.baseline import Departure
 from pipeline.messages import State
 
 VERSION = 1
+MOST_AVERAGED = 50
 SEVERITIES = ("advisory", "alert", "alarm")
 
 # River carries no types: it is `Any` here and narrowed in `Fires`.
@@ -152,7 +153,7 @@ class OnlineDetector:
         *,
         min_shift: float = 2.0,
         hold: int = 10,
-        warm_up: int = 64,
+        warm_up: int = 128,
         memory: int = 400,
     ) -> None:
         if name not in DETECTORS:
@@ -240,13 +241,21 @@ class OnlineDetector:
 
 
 def _decorrelation(scores: Sequence[float]) -> int:
-    """Windows to average so that lag-1 correlation falls below 0.2, 1-20."""
+    """Windows to average so that the lag-1 correlation of the means falls to 0.2, 1-50.
+
+    The scores are taken as AR(1). Means of n of them correlate by
+    r (1 - r^n)^2 / (n (1 - r^2) - 2 r (1 - r^n)); the estimate of r from N scores is low by
+    (1 + 4 r) / N (Kendall 1954).
+    """
     values = np.asarray(scores) - np.mean(scores)
     power = float(values @ values)
-    correlation = float(values[1:] @ values[:-1]) / power if power > 0 else 0.0
-    if correlation <= 0.2:
-        return 1
-    return min(20, math.ceil(math.log(0.2) / math.log(min(correlation, 0.99))))
+    found = float(values[1:] @ values[:-1]) / power if power > 0 else 0.0
+    r = min(0.99, found + (1 + 4 * found) / len(scores))
+    for n in range(1, MOST_AVERAGED):
+        left = 1.0 - r**n
+        if r * left**2 <= 0.2 * (n * (1 - r * r) - 2 * r * left):
+            return n
+    return MOST_AVERAGED
 
 
 Fires = Callable[[Sequence[float]], bool]

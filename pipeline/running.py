@@ -2,9 +2,11 @@
 
 A stopped machine must neither teach the baseline nor alarm. The gate is declared (always, or a
 level in the sensor's unit) or found: once learning has enough windows, a gap of more than 14 dB
-between two groups of levels separates standing from running. Speeds of one machine rarely lie that
-far apart (imbalance grows with the square of speed: a factor 5 is 2.2 x the speed); where they do,
-declare it.
+between two groups of levels separates standing from running. A machine that was never seen standing
+is taken to stand 14 dB below the quietest window that was learnt. Speeds of one machine rarely lie
+that far apart (imbalance grows with the square of speed: a factor 5 is 2.2 x the speed); where they
+do, declare it. A machine that only stood while it was learnt cannot be told from one that runs
+quietly: declare its level too.
 """
 
 import numpy as np
@@ -29,7 +31,7 @@ class RunningGate:
     def __init__(self, above: float | None = None) -> None:
         if above is not None and above < 0:
             raise ValueError(f"above must be an RMS >= 0 in the sensor's unit, got {above}")
-        self.declared = above is not None
+        self._declared = above is not None
         self.above = above or 0.0
 
     def running(self, rms: float) -> bool:
@@ -45,8 +47,8 @@ class RunningGate:
         Returns:
             (n,) which of them were running.
         """
-        if not self.declared and self.above == 0.0:
-            self.above = _stop_level(rms)
+        if not self._declared:
+            self.above = _stop_level(rms) or float(np.min(rms)) / STOP_FACTOR
         return np.asarray(rms >= self.above, np.bool_)
 
 

@@ -48,6 +48,46 @@ def test_the_budget_holds_on_independent_windows():
     assert 1 <= crossings <= 90
 
 
+def test_neighbours_in_time_do_not_hide_how_far_tomorrow_lies():
+    # Embeddings that wander slowly: leaving out one window alone finds its neighbour, always near.
+    rng = np.random.default_rng(8)
+    steps = rng.normal(size=(700, K, D)) * 0.03
+    wander = np.zeros((700, K, D))
+    for i in range(1, 700):
+        wander[i] = 0.98 * wander[i - 1] + steps[i]
+    windows = (healthy(rng, 700, spread=0.01) + wander).astype(np.float32)
+    baseline = learn(Baseline(min_windows=200, patience=1.0), windows[:200])
+    scores = [baseline.score(e, 1.0).score for e in windows[200:]]
+    assert abs(np.median(scores)) < 3.0
+    assert np.mean(np.array(scores) > baseline.calibration.limit) < 0.02
+
+
+def test_a_few_calibration_windows_never_promise_a_lighter_tail_than_a_gaussian():
+    for seed in range(20):
+        baseline = learn(Baseline(min_windows=16), healthy(np.random.default_rng(seed), 60))
+        assert baseline.calibration.limit > 0.56 * np.log(0.2 * 1e4)
+
+
+def test_health_has_no_share_in_the_change():
+    # Band 0 is noisy in health; the change is in band 4 alone and must get nearly all of it.
+    rng = np.random.default_rng(10)
+    windows = healthy(rng, 300, spread=0.05)
+    windows[:, 0] = healthy(rng, 300, spread=0.6)[:, 0]
+    baseline = learn(Baseline(min_windows=200), windows[:250])
+    changed = windows[260].copy()
+    changed[4] += rng.normal(size=D).astype(np.float32) * 0.5
+    shares = baseline.score(changed, 1.0).band_shares
+    assert shares[4] > 0.5
+
+
+def test_a_third_of_odd_windows_is_no_oddity():
+    rng = np.random.default_rng(11)
+    windows = healthy(rng, 120)
+    windows[::3] = rng.normal(size=(40, K, D))
+    baseline = learn(Baseline(min_windows=120, patience=1.0), windows)
+    assert baseline.size == 120
+
+
 def test_a_larger_budget_never_lowers_the_limit():
     limits = []
     for budget in (1e2, 1e4, 1e6):

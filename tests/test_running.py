@@ -34,6 +34,20 @@ def test_a_few_odd_windows_make_no_stop():
     assert RunningGate().fit(levels).all()
 
 
+def test_a_machine_never_seen_standing_stands_well_below_all_that_was_learnt():
+    gate = RunningGate()
+    assert gate.fit(np.linspace(1.0, 2.0, 100, dtype=np.float32)).all()
+    assert gate.running(0.25)
+    assert not gate.running(0.15)
+
+
+def test_a_stop_seen_late_while_learning_is_still_found():
+    gate = RunningGate()
+    gate.fit(np.full(40, 1.0, np.float32))
+    levels = np.concatenate([np.full(60, 1.0), np.full(30, 0.01)]).astype(np.float32)
+    assert gate.fit(levels).sum() == 60
+
+
 def test_a_declared_level_is_never_moved():
     gate = RunningGate(0.5)
     gate.fit(np.concatenate([np.full(50, 1.0), np.full(50, 50.0)]).astype(np.float32))
