@@ -15,6 +15,10 @@ from pipeline.sensor import SensorMonitor
 from pipeline.settings import Delays, Settings, SettingsError, Windows
 from pipeline.windows import Windower
 
+# Below 200 rpm the shaft itself lies where a drifting sensor's floor would: no ski-slope check.
+SLOW_SHAFT_HZ = 200 / 60
+SKI_SLOPE_SHARE = 0.6
+
 
 def build_monitor(settings: Settings, fleet: Fleet, encoder: Encoder) -> Monitor:
     """A monitor whose sensors are made as the fleet and the settings say.
@@ -41,7 +45,9 @@ def build_sensor(info: SensorInfo, settings: Settings, encoder: Encoder) -> Sens
         info.asset,
         windower=build_windower(info.sensor_id, windows),
         health=SensorHealthCheck(
-            expected_rate_hz=info.expected_rate_hz, full_scale=info.full_scale
+            expected_rate_hz=info.expected_rate_hz,
+            full_scale=info.full_scale,
+            slow_share=_slow_share(info),
         ),
         alarms=AlarmLogic(info.sensor_id, info.asset, rules=rules(settings.delays)),
         gate=partial(RunningGate, _running_above(info)),
@@ -73,6 +79,8 @@ def build_windower(sensor_id: str, windows: Windows) -> Windower:
         k=windows.patches,
         stride_s=windows.stride_s,
         duty_cycle_s=windows.duty_cycle_s,
+        jitter_s=windows.jitter_s,
+        drift_ppm=windows.drift_ppm,
         reorder_chunks=windows.reorder_chunks,
     )
 
@@ -97,3 +105,8 @@ def _running_above(info: SensorInfo) -> float | None:
     if info.running == "auto":
         return None
     return 0.0 if info.running == "always" else info.running
+
+
+def _slow_share(info: SensorInfo) -> float:
+    slow = info.speed_hz is not None and info.speed_hz < SLOW_SHAFT_HZ
+    return 1.0 if slow else SKI_SLOPE_SHARE

@@ -71,6 +71,7 @@ class Cutter:
         stride_s: float | None,
         duty_cycle_s: float | None,
         gap_tolerance_samples: float,
+        jitter_s: float,
         drift_ppm: float,
         captures: bool | None,
         max_capture_s: float,
@@ -80,6 +81,7 @@ class Cutter:
         self._stride_s = stride_s
         self._duty_cycle_s = duty_cycle_s
         self._tolerance = gap_tolerance_samples
+        self._jitter_s = jitter_s
         self._drift_ppm = drift_ppm
         self._captures = captures
         self._max_capture_s = max_capture_s
@@ -172,7 +174,8 @@ class Cutter:
         self._grid = Grid(rate_hz, stride, duty_cycle_s=self._duty_cycle_s)
 
     def _new_clock(self, rate_hz: float, start_ns: int) -> Clock:
-        return Clock(rate_hz, start_ns, tolerance=self._tolerance, drift_ppm=self._drift_ppm)
+        tolerance = max(self._tolerance, self._jitter_s * rate_hz)
+        return Clock(rate_hz, start_ns, tolerance=tolerance, drift_ppm=self._drift_ppm)
 
     def _change(self, chunk: SensorChunk) -> tuple[StreamEventKind, str] | None:
         """What forbids this chunk to share a window with the last one."""
@@ -194,7 +197,7 @@ class Cutter:
         step_s = (chunk.start_ns - self._clock.expected_ns) / NS_PER_S
         tolerance_s = self._clock.tolerance / self._format[0]
         missing_s = step_s if step_s > tolerance_s else 0.0
-        amount_s = abs(step_s) if kind == "clock_step" else missing_s
+        amount_s = step_s if kind == "clock_step" else missing_s
         outputs.append(self.event(kind, chunk.start_ns, amount_s, detail))
         self._gap_s += missing_s
         self._cursor = 0
@@ -252,7 +255,7 @@ class Cutter:
             self._cursor = start + 1
             start = self._grid.next_start(self._cursor)
         undecided = self._captures is None and stretch.whole
-        if not undecided or len(stretch) > length + self._grid.stride:
+        if not undecided or len(stretch) > 2 * length:
             stretch.drop_before(start - self._clock.margin)
         stretch.shift(self._clock.slip(most=max(0, start - stretch.first)))
         return outputs

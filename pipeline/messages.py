@@ -139,7 +139,8 @@ class StreamEvent:
 
     Attributes:
         at_ns: Event time of the first sample concerned.
-        amount_s: Length of the gap, overlap, clock step or late chunk, in seconds.
+        amount_s: Length of the gap, overlap or late chunk in seconds; a clock step is negative
+            where the clock went back.
         detail: Plain words, e.g. `25600 Hz -> 12800 Hz`.
     """
 

@@ -31,6 +31,10 @@ class Windows(_Group):
     patches: int = Field(6, ge=1, description="16-frame patches per window; 6 = 0.975 s")
     stride_s: float | None = Field(None, gt=0, description="distance of window starts, s")
     duty_cycle_s: float | None = Field(None, gt=0, description="one window every N seconds")
+    jitter_s: float = Field(
+        0.0, ge=0, description="timestamp jitter that is no gap, s; 0.001 for stamps in ms"
+    )
+    drift_ppm: float = Field(100.0, ge=0, description="clock drift that is no gap, ppm")
     reorder_chunks: int = Field(2, ge=0, description="chunks that may overtake each other")
     min_silence_s: float = Field(300.0, gt=0, description="shortest silence that is a fault")
 

@@ -39,8 +39,9 @@ class Windower:
         stride_s: Distance of window starts, seconds; None means the window length.
         duty_cycle_s: Only the first window at or after each multiple of this time, seconds.
         reorder_chunks: Chunks that may overtake one that is missing. 0 trusts the order received.
-        gap_tolerance_samples: Jitter of timestamps that is no gap. A gateway that stamps in whole
-            milliseconds needs 0.001 x rate.
+        gap_tolerance_samples: Jitter of timestamps that is no gap.
+        jitter_s: The same in seconds, the larger counts: 0.001 for a gateway that stamps in whole
+            milliseconds.
         drift_ppm: Deviation of a sensor's clock from its stamps that is no gap.
         captures: True: the sensor sends bursts that end with END_OF_CAPTURE. Pauses between them
             are no gaps and the duty cycle does not apply. False: the flag is ignored. None: the
@@ -62,13 +63,19 @@ class Windower:
         duty_cycle_s: float | None = None,
         reorder_chunks: int = 2,
         gap_tolerance_samples: float = 0.5,
+        jitter_s: float = 0.0,
         drift_ppm: float = 100.0,
         captures: bool | None = None,
         max_capture_s: float = 60.0,
     ) -> None:
         _check(1, k=k)
         _check(0, reorder_chunks=reorder_chunks)
-        _check(0.0, gap_tolerance_samples=gap_tolerance_samples, drift_ppm=drift_ppm)
+        _check(
+            0.0,
+            gap_tolerance_samples=gap_tolerance_samples,
+            jitter_s=jitter_s,
+            drift_ppm=drift_ppm,
+        )
         _check_positive(stride_s=stride_s, duty_cycle_s=duty_cycle_s, max_capture_s=max_capture_s)
         self.sensor_id = sensor_id
         self._reorder = reorder_chunks
@@ -78,6 +85,7 @@ class Windower:
             stride_s=stride_s,
             duty_cycle_s=duty_cycle_s,
             gap_tolerance_samples=gap_tolerance_samples,
+            jitter_s=jitter_s,
             drift_ppm=drift_ppm,
             captures=captures,
             max_capture_s=max_capture_s,

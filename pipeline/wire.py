@@ -329,8 +329,15 @@ def _from_json(data: bytes) -> SensorChunk:
         scale=_number(record, "scale", 1.0),
         offset=_number(record, "offset", 0.0),
         unit=_text(record, "unit", "unknown") or "unknown",
-        flags=Flags(_integer(record, "flags", 0)),
+        flags=_flags(_integer(record, "flags", 0)),
     )
+
+
+def _flags(value: int) -> Flags:
+    """Flags this version does not know are kept; a negative number is none at all."""
+    if not 0 <= value < 2**32:
+        raise BadChunk("bad_field", f"flags must lie in 0 .. 2^32 - 1, got {value}")
+    return Flags(value)
 
 
 def _json_samples(value: object, encoding: Encoding) -> Samples:

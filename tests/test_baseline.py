@@ -144,7 +144,7 @@ def test_the_bank_is_bounded_and_spans_all_learning(n, bank):
     assert baseline.size <= bank
     assert baseline.rms[0] == 0.0
     assert baseline.rms[-1] >= n - 1 - 2 * n / bank - 1
-    assert np.all(np.diff(baseline.rms) > 0)
+    assert len(set(np.diff(baseline.rms).tolist())) == 1
 
 
 @given(cut=st.integers(1, 249), seed=st.integers(0, 9))

@@ -383,7 +383,7 @@ def test_a_clock_that_steps_back_does_not_silence_the_sensor(counted: bool, back
     assert all(gapless(window) for window in windows(outputs))
     assert len(windows(outputs)) >= 2 * 10_000 // LENGTH - 4
     if counted:
-        assert events(outputs)[0].amount_s == pytest.approx(back_s)
+        assert events(outputs)[0].amount_s == pytest.approx(-back_s)
     assert content(relay(before + after)) == content(outputs)
 
 
@@ -798,3 +798,31 @@ def test_a_continuous_recording_gives_all_windows_of_its_grid() -> None:
     assert len(windows(outputs)) == (mono.size - first) // length
     joined = np.concatenate([w.samples for w in windows(outputs)])
     assert np.array_equal(joined, mono[first : first + joined.size])
+
+
+def test_stamps_in_whole_milliseconds_are_jitter_where_it_is_said():
+    rate_hz, size = 25_600.0, 7_680
+    chunks = [
+        SensorChunk(
+            "s", rate_hz, START_NS + round(i * size / rate_hz * 1000) * 1_000_000,
+            np.zeros(size, np.int16), seq=i, encoding="i16",
+        )
+        for i in range(60)
+    ]  # fmt: skip
+    moved = [replace(c, start_ns=c.start_ns + (i % 3 - 1) * 400_000) for i, c in enumerate(chunks)]
+    rounded = [replace(c, start_ns=c.start_ns // 1_000_000 * 1_000_000) for c in moved]
+    assert "gap" in kinds(run(Windower("s"), rounded))
+    outputs = run(Windower("s", jitter_s=0.001), rounded)
+    assert kinds(outputs) == []
+    assert len(windows(outputs)) == 18
+
+
+def test_a_sparse_grid_holds_no_more_than_two_windows():
+    windower = Windower("s", stride_s=600.0)
+    size = 25_600
+    for i in range(120):
+        windower.push(
+            SensorChunk("s", 25_600.0, START_NS + i * NS_PER_S, np.zeros(size, np.int16), seq=i,
+                        encoding="i16")
+        )  # fmt: skip
+    assert windower.buffered_bytes <= 4 * 2 * size

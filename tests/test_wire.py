@@ -344,3 +344,11 @@ def test_a_chunk_of_another_dtype_or_shape_is_refused() -> None:
 def test_validate_hands_the_same_chunk_on() -> None:
     chunk = make()
     assert wire.validate(chunk) is chunk
+
+
+@pytest.mark.parametrize("flags", [-1, 2**40])
+def test_json_flags_out_of_range_are_refused(flags):
+    record = {**json.loads(wire.encode_json(make())), "flags": flags}
+    with pytest.raises(BadChunk) as caught:
+        wire.decode_json(json.dumps(record).encode())
+    assert caught.value.reason == "bad_field"
