@@ -14,6 +14,7 @@ picture of health), then it freezes: a frozen bank cannot absorb a slow ramp.
 It knows no clock and no unit; levels enter as `rms` for the level ratio and the running split.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,6 +153,12 @@ class Baseline:
         return self._size
 
     @property
+    def span_ns(self) -> tuple[int, int]:
+        """End times of the oldest and the newest window in the bank; (0, 0) when empty."""
+        at_ns = self._at_ns[: self._size]
+        return (int(at_ns[0]), int(at_ns[-1])) if self._size else (0, 0)
+
+    @property
     def learning_pct(self) -> float:
         """Progress 0-100; stays at 99 while only the settling of the machine is awaited."""
         if self.frozen:
@@ -224,19 +231,19 @@ class Baseline:
         health = self.calibration
         flat = embedding.reshape(-1)
         bank = self._bank[: self._size].reshape(self._size, -1)
-        cosine = (bank @ flat) / (self._norms * np.linalg.norm(flat))
+        cosine = (bank @ flat) / (self._norms * np.sqrt(flat @ flat))
         nearest = int(np.argmax(cosine))
         distance = float(1.0 - cosine[nearest])
         per_band = _band_distances(embedding, self._bank[nearest])
         excess = np.maximum(per_band - health.band_median, 0.0)
         total = float(excess.sum())
         shares = excess / total if total > 0 else np.full(excess.size, 1.0 / excess.size)
-        score = (np.log(max(distance, DISTANCE_FLOOR)) - health.median) / health.spread
+        score = (math.log(max(distance, DISTANCE_FLOOR)) - health.median) / health.spread
         return Departure(
             distance=distance,
-            score=float(score),
+            score=score,
             level_ratio=rms / health.rms if health.rms > 0 else 1.0,
-            band_shares=tuple(float(share) for share in shares),
+            band_shares=tuple(shares.tolist()),
             nearest_ns=int(self._at_ns[nearest]),
         )
 
@@ -376,8 +383,8 @@ class Baseline:
 
 def _band_distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     """(K,) cosine distance of each band of two (K, D) embeddings."""
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    distances: NDArray[np.float32] = 1.0 - np.einsum("kd,kd->k", a, b) / norms
+    aa, bb, ab = (np.einsum("kd,kd->k", x, y) for x, y in ((a, a), (b, b), (a, b)))
+    distances: NDArray[np.float32] = 1.0 - ab / np.sqrt(aa * bb)
     return distances
 
 

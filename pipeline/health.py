@@ -29,6 +29,8 @@ AC_RISE, AC_FALL = 0.05, 0.0005
 SLOPE_RATIO, SLOPE_RATIO_ON = 1.2, 1.8
 # Share of the window that one repeated value must fill.
 FLAT_SHARE = 0.5
+# No vibration or sound has such values in any unit; a decoding error has.
+MOST_VALUE = 1e9
 # Successive windows with a slip in the same direction that make a rate mismatch.
 SLIP_WINDOWS = 3
 
@@ -218,6 +220,12 @@ class SensorHealthCheck:
             self._dropout_s,
             stood_still=self._stood_still and not window.gap_s,
         )
+        largest = max(-shape.low, shape.high) * abs(window.scale)
+        if window.encoding == "f32" and largest > MOST_VALUE:
+            faults["out_of_range"] = (
+                f"values beyond {MOST_VALUE:.0e} {window.unit}: check the gateway's conversion"
+            )
+            return None, 0.0
         self._check_repetition(shape, faults)
         clipped = self._check_clipping(window, shape, faults)
         if not faults:  # a dead or clipped signal has a wrong mean too: name the cause only
@@ -321,7 +329,7 @@ class SensorHealthCheck:
         step_s = max((e.amount_s for e in events if e.kind == "clock_step"), key=abs, default=0.0)
         if abs(step_s) > self._clock_tolerance_s:
             faults["clock_step"] = (
-                f"the device's clock has jumped by {abs(step_s):.3f} s: check time synchronisation"
+                f"the device's clock has jumped by {step_s:+.3f} s: check time synchronisation"
             )
 
     def _check_rate(self, window: Window, events: Sequence[StreamEvent], faults: Faults) -> None:

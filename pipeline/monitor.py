@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrival import PlantClock
 from pipeline.indicators import features_of
 from pipeline.messages import (
     BandEdges,
@@ -26,7 +27,7 @@ from pipeline.messages import (
 )
 from pipeline.sensor import Cut, Ready, SensorMonitor
 
-VERSION = 1
+VERSION = 2
 
 
 class Encoder(Protocol):
@@ -65,6 +66,7 @@ class Monitor:
         self._make_sensor = make_sensor
         self._sensors: dict[str, SensorMonitor] = {}
         self._edges: dict[float, BandEdges] = {}
+        self._clock = PlantClock()
         self._now_ns = 0
         self._deadlines: list[tuple[int, str]] = []
         self._expected: set[str] = set()
@@ -109,7 +111,7 @@ class Monitor:
         results: list[WindowResult] = []
         spectra: list[Spectrum] = []
         for (sensor, cut), ready in zip(cuts, found, strict=True):
-            results.extend(self._silences(cut.health.window_end_ns))
+            results.extend(self._silences(sensor.sensor_id, cut.health.window_end_ns))
             if ready is None:
                 results.append(sensor.unusable(cut.health, self._now_ns))
             else:
@@ -142,17 +144,17 @@ class Monitor:
             self._expected.add(sensor.sensor_id)
             heapq.heappush(self._deadlines, (sensor.deadline_ns, sensor.sensor_id))
 
-    def _silences(self, now_ns: int) -> list[WindowResult]:
+    def _silences(self, sensor_id: str, now_ns: int) -> list[WindowResult]:
         """Results of the sensors whose deadline the stream's event time has passed."""
-        self._now_ns = max(self._now_ns, now_ns)
+        self._now_ns = self._clock.take(sensor_id, now_ns)
         results = []
         while self._deadlines and self._deadlines[0][0] < self._now_ns:
-            _, sensor_id = heapq.heappop(self._deadlines)
-            sensor = self._sensors[sensor_id]
+            _, waiting = heapq.heappop(self._deadlines)
+            sensor = self._sensors[waiting]
             if sensor.deadline_ns >= self._now_ns:
-                heapq.heappush(self._deadlines, (sensor.deadline_ns, sensor_id))
+                heapq.heappush(self._deadlines, (sensor.deadline_ns, waiting))
                 continue
-            self._expected.discard(sensor_id)
+            self._expected.discard(waiting)
             results.append(sensor.silence())
         return results
 
@@ -161,6 +163,7 @@ class Monitor:
         return {
             "version": VERSION,
             "now_ns": self._now_ns,
+            "clock": self._clock.export_state(),
             "deadlines": [[at_ns, sensor_id] for at_ns, sensor_id in self._deadlines],
         }
 
@@ -177,6 +180,7 @@ class Monitor:
         if state.get("version") != VERSION:
             raise ValueError(f"state version must be {VERSION}, got {state.get('version')}")
         self._now_ns = state["now_ns"]
+        self._clock.import_state(state["clock"])
         self._deadlines = [(at_ns, sensor_id) for at_ns, sensor_id in state["deadlines"]]
         self._expected = {sensor_id for _, sensor_id in self._deadlines}
         for sensor_id, (live, baseline) in sensors.items():

@@ -1,11 +1,11 @@
 """Embeddings of one sensor in; drift scores and the evidence behind them out.
 
-Joins what belongs to one (sensor, rate, model): the running gate, the baseline and the detectors
-over it. All three begin anew when the sample rate changes.
+Joins what belongs to one (sensor, rate, unit, model): the running gate, the baseline and the
+detectors over it. All three begin anew when rate or unit change for good.
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from pipeline.running import RunningGate
 
 VERSION: Final = 2
 NAN: Final = float("nan")
+LENGTH_SLACK: Final = 1.25
 
 
 class Reference:
@@ -24,12 +25,11 @@ class Reference:
 
     Args:
         sensor_id: Name of the sensor.
-        gate, baseline, evidence: Makers of the stages that begin anew when the rate changes.
+        gate, baseline, evidence: Makers of the stages that begin anew with `renew`.
         model_id: Encoder whose embeddings arrive; a stored baseline of another one is refused.
         trained: Whether that encoder carries trained weights.
 
     Attributes:
-        rate_hz: Sample rate of the baseline, 0 before the first window.
         gate: Decides whether the machine runs.
         changed: Whether `export_baseline` would give anything new; set to False by who saved it.
     """
@@ -45,7 +45,6 @@ class Reference:
         trained: bool,
     ) -> None:
         self.sensor_id = sensor_id
-        self.rate_hz = 0.0
         self.changed = True
         self._make = (gate, baseline, evidence)
         self._model_id = model_id
@@ -57,6 +56,7 @@ class Reference:
         self.gate = gate()
         self._baseline = baseline()
         self._evidence = evidence()
+        self._lengths = (0, 0)
 
     @property
     def frozen(self) -> bool:
@@ -68,18 +68,31 @@ class Reference:
         """What a person should know about the frozen baseline."""
         return self._baseline.calibration.notes if self.frozen else ()
 
-    def renew(self, sample_rate_hz: float) -> bool:
-        """Say at which rate the next window comes.
+    def about(self) -> dict[str, Any]:
+        """The baseline for people, JSON-able; empty while it is learnt."""
+        if not self.frozen:
+            return {}
+        health, (first_ns, last_ns) = self._baseline.calibration, self._baseline.span_ns
+        return {
+            "windows": self._baseline.size,
+            "first_ns": first_ns,
+            "last_ns": last_ns,
+            "rms": health.rms,
+            "limit": health.limit,
+        }
 
-        Returns:
-            Whether the rate has changed, and with it all been forgotten.
+    def comparable(self, n_samples: int) -> bool:
+        """Whether windows of this length may be compared with those learnt.
+
+        Another length spreads the embeddings otherwise: 0.25 s against 1 s reads as an alarm.
         """
-        forgets = self.rate_hz not in (0.0, sample_rate_hz)
-        if forgets:
-            self._reset()
-            self.changed = True
-        self.rate_hz = sample_rate_hz
-        return forgets
+        shortest, longest = self._lengths
+        return longest == 0 or shortest / LENGTH_SLACK <= n_samples <= LENGTH_SLACK * longest
+
+    def renew(self) -> None:
+        """Forget everything: the signal is another one from now on."""
+        self._reset()
+        self.changed = True
 
     def learn(
         self,
@@ -98,7 +111,9 @@ class Reference:
             ran_s: Running time since the window before.
             edges: ((low, high), ...) Hz of the K bands.
         """
-        baseline = self._baseline
+        baseline, n = self._baseline, window.samples.size
+        shortest, longest = self._lengths if self._lengths[1] else (n, n)
+        self._lengths = (min(shortest, n), max(longest, n))
         baseline.learn(embedding, rms, window.end_ns, ran_s)
         self.changed = True
         if baseline.due:
@@ -160,7 +175,7 @@ class Reference:
         return {
             "version": VERSION,
             "model_id": self._model_id,
-            "rate_hz": self.rate_hz,
+            "lengths": list(self._lengths),
             "running_above": self.gate.above,
             "bank": self._baseline.export_state(),
         }
@@ -181,7 +196,7 @@ class Reference:
                 f"the baseline of {self.sensor_id} belongs to model {baseline['model_id']}, this "
                 f"run uses {self._model_id}: give that model, or a new output folder"
             )
-        self.rate_hz = baseline["rate_hz"]
+        self._lengths = (baseline["lengths"][0], baseline["lengths"][1])
         self.gate.above = baseline["running_above"]
         self._evidence.import_state(live["evidence"])
         self._baseline.import_state(baseline["bank"])

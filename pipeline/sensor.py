@@ -5,9 +5,9 @@ The steps are apart because all sensors' windows are measured and embedded toget
 takes the embedding (running gate, baseline, evidence, alarm state). Each runs in the order of the
 stream, so the size of the batches in between changes nothing.
 
-The gain of a sensor is set once, by its first believable window, to a power of two that brings its
-RMS near 0.1: per-window scaling would erase the level, no scaling would let raw ADC counts leave
-the range the encoder knows.
+The gain of a sensor is set once per format, by its first believable window, to a power of two that
+brings its RMS near 0.1: per-window scaling would erase the level, no scaling would let raw ADC
+counts leave the range the encoder knows.
 """
 
 import math
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.alarms import AlarmLogic, Condition
+from pipeline.arrival import AHEAD_NS, FormatGuard, LeapGuard
 from pipeline.baseline import Baseline
 from pipeline.breaks import Breaks
 from pipeline.drift import Evidence, Verdict
@@ -39,12 +40,14 @@ from pipeline.messages import (
 )
 from pipeline.pictures import Pictures
 from pipeline.reference import Reference
-from pipeline.running import RunningGate
+from pipeline.running import STOP_FACTOR, RunningGate
 from pipeline.velocity import VelocityAverage
 from pipeline.windows import Windower
 
-VERSION = 2
+VERSION = 3
 TARGET_RMS = 0.1
+# A signal of 1e-40 asks for a gain that no float32 holds.
+MOST_GAIN_BITS = 20
 # Stream events kept for the health of the next window; one that never comes would need no end.
 MOST_EVENTS = 64
 
@@ -70,12 +73,16 @@ class Ready:
     Attributes:
         features: None where the sensor is not believable.
         gain: Factor from ADC numbers to the encoder's range; 0 = not to be embedded.
+        fits: Whether rate and unit are those of the baseline.
+        renews: Whether rate or unit have changed for good: learning begins anew.
     """
 
     window: Window
     health: SensorHealth
     features: Features | None
     gain: float
+    fits: bool = True
+    renews: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +99,8 @@ class SensorMonitor:
     Args:
         sensor_id: Name of the sensor.
         asset: Machine that it watches.
-        windower, health, alarms: Its stages; they keep their state over a change of rate.
-        gate, baseline, evidence: Makers of the stages that start anew when the rate changes.
+        windower, health, alarms: Its stages; they keep their state over a change of format.
+        gate, baseline, evidence: Makers of the stages that start anew when rate or unit change.
         model_id: Encoder whose embeddings arrive; a stored baseline of another one is refused.
         trained: Whether that encoder carries trained weights.
         min_silence_s: Shortest silence that makes the sensor unknown; three of its usual
@@ -130,10 +137,12 @@ class SensorMonitor:
         )
         self._min_silence_s = min_silence_s
         self._events: list[StreamEvent] = []
+        self._leaps = LeapGuard(sensor_id)
+        self._format = FormatGuard()
+        self._renewing = False
         self._breaks = Breaks(sensor_id)
         self._velocity = VelocityAverage()
         self._pictures = Pictures(sensor_id)
-        self._unit = "unknown"
         self._gain = 0.0
         self._last_ns = 0
         self._heard_ns = 0
@@ -150,11 +159,15 @@ class SensorMonitor:
 
     def cut(self, chunk: SensorChunk) -> tuple[list[Cut], list[StreamEvent]]:
         """Take a chunk; give the windows it completes and what happened to the stream."""
-        return self._check(self.windower.push(chunk))
+        items: list[Window | StreamEvent] = []
+        for item in self._leaps.push(chunk):
+            items += [item] if isinstance(item, StreamEvent) else self.windower.push(item)
+        return self._check(items)
 
     def flush(self) -> tuple[list[Cut], list[StreamEvent]]:
         """End of stream: give what the windower still holds."""
-        return self._check(self.windower.flush())
+        items = [item for chunk in self._leaps.flush() for item in self.windower.push(chunk)]
+        return self._check([*items, *self.windower.flush()])
 
     def _check(self, items: list[Window | StreamEvent]) -> tuple[list[Cut], list[StreamEvent]]:
         cuts, events = [], []
@@ -181,13 +194,16 @@ class SensorMonitor:
         """
         if found is None:
             return Ready(window, health, None, 0.0)
-        if self._gain == 0.0 and found.rms > 0:
-            self._gain = 2.0 ** round(math.log2(TARGET_RMS / found.rms))
-        # A frozen gate knows already that the machine stands; a learning one decides in `judge`.
-        stands = self._reference.frozen and not self._reference.gate.running(found.rms)
-        known_rate = window.sample_rate_hz == self._reference.rate_hz
-        gain = 0.0 if stands and known_rate else self._gain * window.scale
-        return Ready(window, health, found, gain)
+        fits, renews = self._format.take(window)
+        self._renewing |= renews
+        if renews or (self._gain == 0.0 and found.rms > 0):
+            self._gain = _gain(found.rms)
+        # A frozen gate knows already that the machine stands; a learning one decides in `judge`,
+        # and so does one that a window before this one, not judged yet, will replace.
+        frozen = self._reference.frozen and not self._renewing
+        stands = frozen and not self._reference.gate.running(found.rms)
+        gain = self._gain * window.scale if fits and not stands else 0.0
+        return Ready(window, health, found, gain, fits, renews)
 
     def judge(
         self, cut: Ready, embedding: Embedding | None, edges: BandEdges, now_ns: int = 0
@@ -202,14 +218,15 @@ class SensorMonitor:
                 end, which may lie behind it where this sensor's clock is late.
         """
         window = cut.window
-        self._heard_ns = max(now_ns, window.end_ns)
-        if self._reference.renew(window.sample_rate_hz):
+        self._hear(window.end_ns, now_ns)
+        if cut.renews:
+            self._reference.renew()
             self._pictures.forget()
-        self._unit = window.unit
+            self._renewing = False
         step_s = self._step(window)
         running = cut.features is not None and self._reference.gate.running(cut.features.rms)
         drift, verdict = None, None
-        if running and embedding is not None:
+        if running and embedding is not None and self._reference.comparable(window.samples.size):
             drift, verdict = self._compare(cut, embedding, step_s, edges)
         condition = _condition(cut.health, running=running, scored=verdict is not None)
         transitions = self._alarm(window.end_ns, condition, cut.health, verdict, drift)
@@ -260,8 +277,12 @@ class SensorMonitor:
             health: From a `Cut` without a window.
             now_ns: Event time of the plant, from which silence is counted.
         """
-        self._heard_ns = max(now_ns, health.window_end_ns)
+        self._hear(health.window_end_ns, now_ns)
         return self._unknown(health)
+
+    def _hear(self, at_ns: int, now_ns: int) -> None:
+        """Silence counts from now; a clock that runs far ahead must not buy years of it."""
+        self._heard_ns = max(now_ns, min(at_ns, now_ns + AHEAD_NS) if now_ns else at_ns)
 
     def _unknown(self, health: SensorHealth) -> WindowResult:
         at_ns = health.window_end_ns
@@ -287,10 +308,12 @@ class SensorMonitor:
 
     def about(self) -> dict[str, Any]:
         """What a person wants to know beside the results, JSON-able."""
+        rate_hz, unit = self._format.key or (0.0, "unknown")
         return {
-            "sample_rate_hz": self._reference.rate_hz,
-            "unit": self._unit,
+            "sample_rate_hz": rate_hz,
+            "unit": unit,
             "running_above": self._reference.gate.above,
+            "baseline": self._reference.about(),
             "notes": list(self._reference.notes),
         }
 
@@ -309,7 +332,8 @@ class SensorMonitor:
             "events": [asdict(event) for event in self._events],
             "breaks": self._breaks.export_state(),
             "velocity": self._velocity.export_state(),
-            "unit": self._unit,
+            "leaps": self._leaps.export_state(),
+            "format": self._format.export_state(),
             "gain": self._gain,
             "last_ns": self._last_ns,
             "heard_ns": self._heard_ns,
@@ -333,7 +357,9 @@ class SensorMonitor:
         self.health.import_state(live["health"])
         self.alarms.import_state(live["alarms"])
         self._events = [StreamEvent(**event) for event in live["events"]]
-        self._unit, self._gain = live["unit"], live["gain"]
+        self._leaps.import_state(live["leaps"])
+        self._format.import_state(live["format"])
+        self._gain = live["gain"]
         self._breaks.import_state(live["breaks"])
         self._velocity.import_state(live["velocity"])
         self._last_ns, self._heard_ns = live["last_ns"], live["heard_ns"]
@@ -372,7 +398,23 @@ class SensorMonitor:
             limit=verdict.limit,
             band_hz=drift.band_edges_hz[top],
             band_share=drift.band_shares[top],
+            detail=_hint(verdict),
         )
+
+
+def _gain(rms: float) -> float:
+    """Power of two that brings an RMS near the target; bounded, so that noise stays finite."""
+    return 2.0 ** min(MOST_GAIN_BITS, round(math.log2(TARGET_RMS / rms))) if rms > 0 else 0.0
+
+
+def _hint(verdict: Verdict) -> str:
+    """What a level that jumps far beyond its limit may also mean."""
+    if verdict.reason != "level" or verdict.value < STOP_FACTOR:
+        return ""
+    return (
+        "if the machine only stood while its baseline was learnt, declare its running level in "
+        "the fleet file and learn anew"
+    )
 
 
 def _condition(health: SensorHealth, *, running: bool, scored: bool) -> Condition:

@@ -25,15 +25,16 @@ CORE = {
     "case_fold": {"messages"},
     "cases": {"messages", "case_fold"},
     "wording": {"messages", "case_fold"},
+    "arrival": {"messages"},
     "breaks": {"messages"},
     "velocity": {"messages", "indicators"},
     "pictures": {"messages", "indicators"},
     "reference": {"messages", "running", "baseline", "drift"},
     "sensor": {
         "messages", "windows", "health", "breaks", "velocity", "pictures", "running", "baseline",
-        "drift", "reference", "alarms",
+        "drift", "reference", "alarms", "arrival",
     },
-    "monitor": {"messages", "indicators", "sensor"},
+    "monitor": {"messages", "indicators", "sensor", "arrival"},
 }  # fmt: skip
 FORBIDDEN_CALLS = r"pickle\.(loads?|dumps?)\(|allow_pickle=True|weights_only=False|joblib"
 FORBIDDEN_IN_CORE = {
