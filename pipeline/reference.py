@@ -177,6 +177,7 @@ class Reference:
             "model_id": self._model_id,
             "lengths": list(self._lengths),
             "running_above": self.gate.above,
+            "running_known": self.gate.known,
             "bank": self._baseline.export_state(),
         }
 
@@ -198,5 +199,6 @@ class Reference:
             )
         self._lengths = (baseline["lengths"][0], baseline["lengths"][1])
         self.gate.above = baseline["running_above"]
+        self.gate.known = baseline["running_known"]
         self._evidence.import_state(live["evidence"])
         self._baseline.import_state(baseline["bank"])

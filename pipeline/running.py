@@ -24,6 +24,10 @@ class RunningGate:
     Args:
         above: RMS in the sensor's unit from which it runs; 0 = always; None = found by `fit`.
 
+    Attributes:
+        above: The level in force.
+        known: Whether it was declared or found; else it only lies well below all that was learnt.
+
     Raises:
         ValueError: for a negative level.
     """
@@ -31,8 +35,8 @@ class RunningGate:
     def __init__(self, above: float | None = None) -> None:
         if above is not None and above < 0:
             raise ValueError(f"above must be an RMS >= 0 in the sensor's unit, got {above}")
-        self._declared = above is not None
         self.above = above or 0.0
+        self.known = above is not None
 
     def running(self, rms: float) -> bool:
         """Whether a window of this RMS counts as running."""
@@ -47,8 +51,11 @@ class RunningGate:
         Returns:
             (n,) which of them were running.
         """
-        if not self._declared:
-            self.above = _stop_level(rms) or float(np.min(rms)) / STOP_FACTOR
+        if not self.known:
+            # Once found it stays: without the standing windows the gap is gone.
+            found = _stop_level(rms)
+            self.known = found > 0
+            self.above = found or float(np.min(rms)) / STOP_FACTOR
         return np.asarray(rms >= self.above, np.bool_)
 
 

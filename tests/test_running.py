@@ -48,6 +48,15 @@ def test_a_stop_seen_late_while_learning_is_still_found():
     assert gate.fit(levels).sum() == 60
 
 
+def test_a_stop_level_once_found_outlives_the_standing_windows():
+    gate = RunningGate()
+    levels = np.concatenate([np.full(60, 1.0), np.full(30, 0.01)]).astype(np.float32)
+    runs = gate.fit(levels)
+    found = gate.above
+    assert gate.fit(levels[runs]).all()
+    assert gate.above == found == pytest.approx(0.1)
+
+
 def test_a_declared_level_is_never_moved():
     gate = RunningGate(0.5)
     gate.fit(np.concatenate([np.full(50, 1.0), np.full(50, 50.0)]).astype(np.float32))
