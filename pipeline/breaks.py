@@ -68,8 +68,8 @@ class Breaks:
     def window(self, window: Window, health: SensorHealth) -> SensorHealth:
         """Take a window; a rare one in a broken signal is no more believable than its sensor."""
         self._untold = 0
-        self._length_ns = window.end_ns - window.start_ns
-        self._stretch_until(window.end_ns)
+        self._length_ns = health.window_end_ns - window.start_ns
+        self._stretch_until(health.window_end_ns)
         found = self._fault()
         if found is None or found[0] in health.faults:
             return health

@@ -180,7 +180,7 @@ class OnlineDetector:
             1.0 while a change stands, else 0.0.
         """
         point = [
-            float(np.clip(departure.score, -20.0, 20.0)),
+            min(max(departure.score, -20.0), 20.0),
             math.log(departure.level_ratio + 1e-9),
         ]
         if self._every == 0:
@@ -191,7 +191,7 @@ class OnlineDetector:
             return 0.0
         self._pending.append(point)
         if len(self._pending) == self._every:
-            self._take([float(value) for value in np.mean(self._pending, axis=0)])
+            self._take([sum(values) / self._every for values in zip(*self._pending, strict=True)])
             self._pending.clear()
         return 1.0 if self._left > 0 else 0.0
 
@@ -201,8 +201,8 @@ class OnlineDetector:
             self._replay()
         self._history.append(point)
         fired = self._fires(point)
-        newest = np.mean([score for score, _ in self._history[-5:]])
-        if fired and newest >= self._min_shift:
+        newest = [score for score, _ in self._history[-5:]]
+        if fired and sum(newest) / len(newest) >= self._min_shift:
             self._left = self._hold
         elif self._left > 0:
             self._left -= 1
