@@ -47,10 +47,19 @@ def outcome(store: Results, progress: Progress, *, timed: bool) -> dict[str, Any
         "timed": timed,
         "open_cases": sum(case["closed_ns"] is None for case in cases),
         "cases": cases,
+        "baselines": _baselines(facts.get("sensors", {}), cases),
         "sensor_faults": [fault for trend in trends for fault in _faults(trend)],
         "still_learning": [row for trend in trends for row in _learning(trend)],
         **{name: facts[name] for name in ("profile", "model_id", "trained")},
     }
+
+
+def _baselines(
+    sensors: dict[str, dict[str, Any]], cases: list[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What the sensors of the cases are compared with."""
+    named = [sensor["sensor_id"] for case in cases for sensor in case["sensors"]]
+    return {sensor_id: sensors[sensor_id] for sensor_id in named if sensor_id in sensors}
 
 
 def _faults(trend: Trend) -> list[dict[str, Any]]:

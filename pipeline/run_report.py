@@ -11,7 +11,7 @@ from pipeline.case_fold import Case
 from pipeline.fleet import Fleet, Iso, SensorInfo, iso_limits, iso_zone
 from pipeline.messages import NS_PER_S, Severity, Spectrum, SpectrumKind, Transition, Trend
 from pipeline.report import CaseReport, RunReport, SensorReport
-from pipeline.wording import sentence
+from pipeline.wording import baseline_words, sentence
 
 # Windows over which the ISO verdict is taken, so that one window decides nothing.
 ISO_WINDOWS = 10
@@ -132,7 +132,7 @@ def _sensor(
         spectra=spectra,
         transitions=transitions,
         event_counts=counts,
-        notes=tuple(known.get("notes", ())),
+        notes=tuple(filter(None, (baseline_words(known, _utc), *known.get("notes", ())))),
         iso_zone=zone,
         iso_limits=limits,
     )

@@ -15,6 +15,7 @@ from rich.text import Text
 from connectors.files import ChannelInfo, Description
 from pipeline.extent import duration
 from pipeline.messages import NS_PER_S, Severity
+from pipeline.wording import baseline_words
 
 COLOURS = {"ALARM": "bold red", "ALERT": "red", "ADVISORY": "yellow", "OK": "green"}
 MAX_ROWS = 60
@@ -36,6 +37,9 @@ def show_outcome(facts: Mapping[str, Any], console: Console) -> None:
     for case in facts["cases"]:
         name = Severity(case["severity"]).name if case["closed_ns"] is None else "CLOSED"
         rows.add_row(Text(name, COLOURS.get(name, "")), Text(case["sentence"]))
+        about = facts["baselines"].get(case["sensors"][0]["sensor_id"]) if case["sensors"] else None
+        if about:
+            rows.add_row("", Text(baseline_words(about, _utc), "dim"))
     judged = facts["sensors"] - len(facts["still_learning"])
     if not facts["cases"] and judged:
         rows.add_row(

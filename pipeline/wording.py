@@ -5,6 +5,7 @@ names where words will do; times are UTC unless the caller formats them.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,24 @@ def sentence(
     if suspects:
         parts.append(f" Not believable now: {_listed(suspects)}.")
     return "".join(parts)
+
+
+def baseline_words(about: Mapping[str, Any], when: Callable[[int], str] = iso_minute) -> str:
+    """What a sensor is compared with, in plain words; empty while it is learnt.
+
+    Args:
+        about: From `SensorMonitor.about`.
+        when: Event time (ns) -> text.
+    """
+    learnt = about.get("baseline")
+    if not learnt:
+        return ""
+    unit = "" if about["unit"] == "unknown" else f" {about['unit']}"
+    return (
+        f"baseline: {learnt['windows']} windows, {when(learnt['first_ns'])} to "
+        f"{when(learnt['last_ns'])}, RMS {learnt['rms']:.3g}{unit}, "
+        f"drift limit {learnt['limit']:.1f}"
+    )
 
 
 def _cause(evidence: SensorEvidence) -> str:
