@@ -21,19 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.messages import State
+from pipeline.tails import (
+    DISTANCE_FLOOR,
+    band_distances,
+    growth,
+    log_distances,
+    spread_of,
+    tail_limit,
+)
 
 VERSION = 1
-
-# 1.4826 x MAD estimates sigma of a Gaussian.
-MAD_TO_SIGMA = 1.4826
-# Two windows of stationary noise differ by chance; a spread below 5 % of the distance would turn
-# that estimation noise into huge scores.
-MIN_LOG_SPREAD = 0.05
-DISTANCE_FLOOR = 1e-7
-TAIL_QUANTILE = 0.8
-# Mean excess of a Gaussian above its 80 % quantile, in sigma: health has no lighter tail, a small
-# bank only looks so (a limit of 2.9 from 50 captures gave 10 early episodes on a real life).
-GAUSSIAN_EXCESS = 0.56
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +231,7 @@ class Baseline:
         cosine = (bank @ flat) / (self._norms * np.sqrt(flat @ flat))
         nearest = int(np.argmax(cosine))
         distance = float(1.0 - cosine[nearest])
-        per_band = _band_distances(embedding, self._bank[nearest])
+        per_band = band_distances(embedding, self._bank[nearest])
         excess = np.maximum(per_band - health.band_median, 0.0)
         total = float(excess.sum())
         shares = excess / total if total > 0 else np.full(excess.size, 1.0 / excess.size)
@@ -284,9 +281,9 @@ class Baseline:
         """Whether the newest quarter lies among the older windows, not beyond them."""
         distances = self._distances()
         older = self._size - self._size // 4
-        known = _log(self._without_own_block(distances)[:older, :older].min(axis=1))
-        new = _log(distances[older:, :older].min(axis=1))
-        spread = max(_spread(known), MIN_LOG_SPREAD)
+        known = log_distances(self._without_own_block(distances)[:older, :older].min(axis=1))
+        new = log_distances(distances[older:, :older].min(axis=1))
+        spread = spread_of(known)
         return bool(np.median(new) - np.median(known) <= self._settle * spread)
 
     def _freeze(self) -> None:
@@ -296,15 +293,15 @@ class Baseline:
         dropped = self._drop_outliers()
         if dropped:
             notes.append(f"{dropped} odd windows were left out of the baseline")
-        growth = _growth(self.rms)
-        if growth > 1.5:
-            notes.append(f"level grew {growth:.1f} x during learning: the baseline may be worn")
+        grown = growth(self.rms)
+        if grown > 1.5:
+            notes.append(f"level grew {grown:.1f} x during learning: the baseline may be worn")
         self._calibrate(tuple(notes))
 
     def _drop_outliers(self) -> int:
         """Leave out up to a tenth of the bank: windows far outside the rest are no health."""
-        log_distance = _log(self._without_own_block(self._distances()).min(axis=1))
-        spread = max(_spread(log_distance), MIN_LOG_SPREAD)
+        log_distance = log_distances(self._without_own_block(self._distances()).min(axis=1))
+        spread = spread_of(log_distance)
         odd = log_distance - np.median(log_distance) > 6.0 * spread
         if not odd.any() or odd.mean() > 0.1:
             return 0
@@ -316,14 +313,14 @@ class Baseline:
         self._norms = np.linalg.norm(bank.reshape(self._size, -1), axis=1)
         distances = self._without_own_block(self._distances())
         nearest = distances.argmin(axis=1)
-        log_distance = _log(distances.min(axis=1))
+        log_distance = log_distances(distances.min(axis=1))
         median = float(np.median(log_distance))
-        spread = max(_spread(log_distance), MIN_LOG_SPREAD)
-        per_band = np.stack([_band_distances(bank[i], bank[j]) for i, j in enumerate(nearest)])
+        spread = spread_of(log_distance)
+        per_band = np.stack([band_distances(bank[i], bank[j]) for i, j in enumerate(nearest)])
         self._calibration = Calibration(
             median=median,
             spread=spread,
-            limit=_tail_limit((log_distance - median) / spread, self._budget_windows),
+            limit=tail_limit((log_distance - median) / spread, self._budget_windows),
             rms=float(np.median(self.rms)),
             band_median=np.median(per_band, axis=0).astype(np.float32),
             notes=notes,
@@ -379,37 +376,3 @@ class Baseline:
             health = dict(state["calibration"])
             self._calibration = Calibration(**{**health, "notes": tuple(health["notes"])})
             self._norms = np.linalg.norm(self._bank[:size].reshape(size, -1), axis=1)
-
-
-def _band_distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(K,) cosine distance of each band of two (K, D) embeddings."""
-    aa, bb, ab = (np.einsum("kd,kd->k", x, y) for x, y in ((a, a), (b, b), (a, b)))
-    distances: NDArray[np.float32] = 1.0 - ab / np.sqrt(aa * bb)
-    return distances
-
-
-def _log(distances: NDArray[np.float32]) -> NDArray[np.float64]:
-    logs: NDArray[np.float64] = np.log(np.maximum(distances.astype(np.float64), DISTANCE_FLOOR))
-    return logs
-
-
-def _spread(values: NDArray[np.float64]) -> float:
-    return float(MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))))
-
-
-def _tail_limit(scores: NDArray[np.float64], budget_windows: float) -> float:
-    """Score crossed once in `budget_windows` healthy windows by an exponential tail.
-
-    Above the 80 % quantile u the mean excess is b; P(score > x) = 0.2 exp(-(x - u) / b).
-    """
-    threshold = float(np.quantile(scores, TAIL_QUANTILE))
-    excess = scores[scores > threshold] - threshold
-    mean_excess = max(float(excess.mean()) if excess.size else 0.0, GAUSSIAN_EXCESS)
-    return threshold + mean_excess * float(np.log((1.0 - TAIL_QUANTILE) * budget_windows))
-
-
-def _growth(rms: NDArray[np.float32]) -> float:
-    """Median level of the last quarter over that of the first."""
-    quarter = max(1, rms.size // 4)
-    first = float(np.median(rms[:quarter]))
-    return float(np.median(rms[-quarter:])) / first if first > 0 else 1.0

@@ -14,11 +14,13 @@ CORE = {
     "stretch": {"messages", "timeline"},
     "cutting": {"messages", "timeline", "stretch"},
     "windows": {"messages", "timeline", "stretch", "cutting"},
-    "indicators": {"messages"},
-    "signal_shape": {"messages"},
+    "blocks": {"messages"},
+    "indicators": {"messages", "blocks"},
+    "signal_shape": {"messages", "blocks"},
     "health": {"messages", "signal_shape"},
     "running": set(),
-    "baseline": {"messages"},
+    "tails": set(),
+    "baseline": {"messages", "tails"},
     "drift": {"messages", "baseline"},
     "persistence": {"messages"},
     "alarms": {"messages", "persistence"},
@@ -31,10 +33,10 @@ CORE = {
     "pictures": {"messages", "indicators"},
     "reference": {"messages", "running", "baseline", "drift"},
     "sensor": {
-        "messages", "windows", "health", "breaks", "velocity", "pictures", "running", "baseline",
-        "drift", "reference", "alarms", "arrival",
+        "messages", "windows", "signal_shape", "health", "breaks", "velocity", "pictures",
+        "running", "baseline", "drift", "reference", "alarms", "arrival",
     },
-    "monitor": {"messages", "indicators", "sensor", "arrival"},
+    "monitor": {"messages", "signal_shape", "indicators", "sensor", "arrival"},
 }  # fmt: skip
 FORBIDDEN_CALLS = r"pickle\.(loads?|dumps?)\(|allow_pickle=True|weights_only=False|joblib"
 FORBIDDEN_IN_CORE = {
