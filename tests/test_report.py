@@ -2,114 +2,25 @@ import base64
 import doctest
 import hashlib
 import json
-import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import pairwise
 from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
 from pipeline import report_data, report_pictures
-from pipeline.messages import NS_PER_S, Spectrum, SpectrumKind, Transition, Trend
+from pipeline.messages import SpectrumKind, Transition, Trend
 from pipeline.report import CaseReport, RunReport, SensorReport, render
-from pipeline.report_data import (
-    COLUMNS,
-    MAX_SPANS,
-    RANKS,
-    SEVERE,
-    Budget,
-    fault_spans,
-    keep_rows,
-    packed,
-    safe_json,
-    status_spans,
-)
+from pipeline.report_data import RANKS, safe_json
+from report_cases import EDGES, HOUR, SPAN, T0, spectrum_of, trend_of
 
-T0 = 1_767_600_000 * NS_PER_S
-HOUR = 3600 * NS_PER_S
-SPAN = 72 * HOUR
-EDGES = tuple((1600.0 * i, 1600.0 * (i + 1)) for i in range(8))
-OCTAVES = np.array([31.5 * 2 ** (i / 3) for i in range(26)])
 EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)> & "Pump" \'7\''
-
-
-def trend_of(kind: str, seed: int = 0, n: int = 864, sensor_id: str = "s") -> Trend:
-    """A life: `ok`, `bearing` (wears out), `level` (advisory), `broken`, `learning`, `stopped`."""
-    rng = np.random.default_rng(seed)
-    at = np.linspace(0.0, 1.0, n)
-    end_ns = T0 + np.round(at * SPAN).astype(np.int64)
-    learning = at < (1.1 if kind == "learning" else 0.15)
-    worn = {"bearing": np.clip((at - 0.45) / 0.55, 0, None), "level": 0.25 * (at > 0.8)}
-    wear = worn.get(kind, 0.0 * at) ** 1.5
-    rms = 0.08 * (1 + 3.4 * wear) * np.exp(0.06 * rng.standard_normal(n))
-    crest = 3.4 + 0.3 * rng.standard_normal(n) + 5 * wear * np.exp(-wear)
-    score = rng.standard_normal(n) + 42 * wear
-    limit = np.full(n, 6.4)
-    status = np.array(["ok"] * n, dtype="<U8")
-    for name, above in (("advisory", 1.0), ("alert", 1.5), ("alarm", 2.0)):
-        over = np.convolve(score > limit * above, np.ones(6), "full")[:n] >= 6
-        status[np.maximum.accumulate(over)] = name
-    status[learning] = "learning"
-    stopped = (at % 0.333 > 0.3) & (kind in {"ok", "stopped"}) | (at > 0.9) & (kind == "stopped")
-    status[stopped] = "stopped"
-    faults = np.array([""] * n, dtype="<U24")
-    if kind == "broken":
-        faults[(at > 0.3) & (at < 0.33)] = "gap"
-        faults[at > 0.55] = "flatline"
-        faults[at > 0.9] = "bias_shift,flatline"
-    dead = faults != ""
-    status[dead] = "unknown"
-    for column in (score, limit):
-        column[learning | stopped | dead] = np.nan
-    rms[dead] = np.nan
-    rms[stopped] *= 0.03
-    level = np.where(np.isnan(score), np.nan, rms / 0.08)
-    shares = rng.dirichlet(np.ones(len(EDGES)), n) * (1 - wear[:, None].clip(0, 0.7))
-    shares[:, 2] += wear.clip(0, 0.7)
-    shares[np.isnan(score)] = np.nan
-    octaves = -60 + 8 * np.sin(np.arange(26) / 4) + rng.standard_normal((n, 26)) + 0 * rms[:, None]
-    octaves[:, 18:22] += 16 * wear[:, None]
-    return Trend(
-        sensor_id=sensor_id,
-        end_ns=end_ns,
-        status=status,
-        faults=faults,
-        rms=rms,
-        peak=rms * crest,
-        crest=crest,
-        kurtosis=np.where(dead, np.nan, 3 + 0.2 * rng.standard_normal(n) + 9 * wear),
-        velocity_mm_s=rms * 12,
-        score=score,
-        limit=limit,
-        level_ratio=level,
-        ratio=np.fmax(score / (2 * limit), level / 2.0 * (level > 2)),
-        learning_pct=np.where(learning, np.minimum(99, at / 0.0015), 100.0),
-        band_edges_hz=EDGES,
-        band_shares=shares.astype(np.float32),
-        octaves_hz=OCTAVES,
-        octaves_db=octaves.astype(np.float32),
-    )
-
-
-def spectrum_of(kind: SpectrumKind, *, worn: bool, n: int = 12_800) -> Spectrum:
-    rng = np.random.default_rng(len(kind))
-    hz = np.arange(n, dtype=np.float64)
-    amplitude = 2e-4 * rng.rayleigh(1.0, n) / (1 + (hz / 9000) ** 4)
-    for order in range(1, 6):
-        amplitude[round(24.7 * order)] = 0.03 / order
-    if worn:
-        for order in range(1, 40):
-            line = round(107.3 * order)
-            amplitude[line] += 0.02 * np.exp(-(((line - 3600) / 900) ** 2))
-    return Spectrum("s", T0 + SPAN // 2, kind, hz.astype(np.float32), amplitude.astype(np.float32))
 
 
 def transitions_of(trend: Trend, asset: str) -> tuple[Transition, ...]:
@@ -298,16 +209,6 @@ def big() -> str:
     return render(run_of(big_plant()))
 
 
-def numbers(text: str, dtype: str) -> NDArray[Any]:
-    return np.frombuffer(base64.b64decode(text), dtype)
-
-
-def values(quantised: dict[str, Any], dtype: str) -> NDArray[np.float64]:
-    steps = numbers(quantised["q"], dtype)
-    known = quantised["low"] + quantised["step"] * steps.astype(np.float64)
-    return np.where(steps == np.iinfo(steps.dtype).max, np.nan, known)
-
-
 def test_every_sensor_is_shown_with_its_status(small: str) -> None:
     page = Page(small)
     assert page.sections == {s.sensor_id: s.status for s in small_plant()}
@@ -452,118 +353,6 @@ def test_a_run_without_sensors_or_windows_still_renders() -> None:
 def test_sensor_ids_must_be_unique() -> None:
     with pytest.raises(ValueError, match="unique, got twice: north/water/pump-12/drive_end"):
         render(run_of((small_plant()[0],) * 2))
-
-
-@st.composite
-def trends(draw: st.DrawFn) -> Trend:
-    n = draw(st.integers(2, 600))
-    trend = trend_of(draw(st.sampled_from(["ok", "bearing", "broken"])), draw(st.integers(0, 9)), n)
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    status = trend.status.copy()
-    for _ in range(draw(st.integers(0, 4))):
-        start = int(rng.integers(0, n))
-        status[start : start + int(rng.integers(1, 20))] = rng.choice(SEVERE)
-    rms, score = trend.rms.copy(), trend.score.copy()
-    rms[rng.integers(0, n)] = 40.0
-    score[rng.integers(0, n)] = -30.0
-    return replace(trend, status=status, rms=rms, score=score)
-
-
-@settings(max_examples=60, deadline=None)
-@given(trends(), st.integers(80, 300))
-def test_picked_rows_keep_extremes_and_every_alarm_edge(trend: Trend, points: int) -> None:
-    rows = keep_rows(trend, points)
-    assert rows.size <= points
-    assert (np.diff(rows) > 0).all()
-    assert {rows[0], rows[-1]} == {0, trend.end_ns.size - 1}
-    for name in COLUMNS:
-        whole = getattr(trend, name)
-        if np.isfinite(whole).any():
-            assert np.nanmin(whole[rows]) == np.nanmin(whole)
-            assert np.nanmax(whole[rows]) == np.nanmax(whole)
-    severe = np.isin(trend.status, SEVERE)
-    changed = (trend.status[1:] != trend.status[:-1]) & (severe[1:] | severe[:-1])
-    edges = np.flatnonzero(changed)
-    assert set(edges) | set(edges + 1) <= set(rows)
-
-
-@settings(max_examples=40, deadline=None)
-@given(trends())
-def test_status_spans_tile_the_time_as_the_windows_say(trend: Trend) -> None:
-    spans = status_spans(trend)
-    assert (spans[0].start_ns, spans[-1].end_ns) == (trend.end_ns[0], trend.end_ns[-1])
-    for span, following in pairwise(spans):
-        assert span.end_ns == following.start_ns
-        assert span.name != following.name
-    starts = np.array([span.start_ns for span in spans])
-    shown = [spans[i].name for i in np.searchsorted(starts, trend.end_ns, "right") - 1]
-    assert shown == trend.status.tolist()
-
-
-def test_chatter_is_thinned_but_no_alarm_is_lost() -> None:
-    trend = trend_of("ok", n=5000)
-    status = np.where(np.arange(5000) % 2, "ok", "stopped").astype("<U8")
-    status[[700, 3001]] = "alarm"
-    spans = status_spans(replace(trend, status=status))
-    assert len(spans) <= MAX_SPANS
-    alarms = [span for span in spans if span.name == "alarm"]
-    assert len(alarms) == 2
-    assert all(any(a.start_ns <= trend.end_ns[i] <= a.end_ns for a in alarms) for i in (700, 3001))
-
-
-def test_faults_are_listed_one_by_one() -> None:
-    trend = trend_of("broken", n=1000)
-    spans = fault_spans(trend)
-    assert set(spans) == {"gap", "flatline", "bias_shift"}
-    assert spans["flatline"][-1].end_ns == trend.end_ns[-1]
-    assert len(spans["flatline"]) == len(spans["bias_shift"]) == 1
-
-
-def test_packed_columns_are_the_picked_windows() -> None:
-    trend = trend_of("bearing", n=4000)
-    data = packed(trend, {}, Budget(points=500, lines=100))
-    rows = keep_rows(trend, 500)
-    ms = data["t0"] + numbers(data["t"], "<u4").astype(np.int64) * data["tick_ms"]
-    np.testing.assert_array_equal(ms, trend.end_ns[rows] // 1_000_000)
-    score = numbers(data["columns"]["score"], "<f4")
-    np.testing.assert_array_equal(score, trend.score[rows].astype(np.float32))
-
-
-def test_a_run_of_a_year_keeps_its_times() -> None:
-    trend = trend_of("ok", n=300)
-    year = replace(trend, end_ns=T0 + (trend.end_ns - T0) * 122)
-    data = packed(year, {}, Budget.share(1))
-    last = data["t0"] + int(numbers(data["t"], "<u4")[-1]) * data["tick_ms"]
-    assert abs(last - int(year.end_ns[-1]) // 1_000_000) <= data["tick_ms"] < 20
-
-
-def test_a_spectrum_keeps_its_peaks_at_their_frequency() -> None:
-    picture = spectrum_of("alarm", worn=True)
-    data = packed(trend_of("ok", n=50), {"alarm": picture}, Budget(100, 400))["spectra"]["alarm"]
-    hz, amplitude = numbers(data["hz"], "<f4"), 10 ** values(data["log10"], "<u2")
-    assert hz.size <= 400
-    top = int(picture.amplitude.argmax())
-    for line in (top, round(107.3 * 33)):
-        kept = np.flatnonzero(hz == picture.freq_hz[line])
-        assert kept.size == 1
-        assert math.isclose(amplitude[kept[0]], picture.amplitude[line], rel_tol=1e-3)
-
-
-def test_a_heat_map_holds_the_mean_of_its_windows_and_says_what_is_unknown() -> None:
-    trend = trend_of("bearing", n=4000)
-    bands = packed(trend, {}, Budget.share(1))["bands"]
-    shares = values(bands, "u1").reshape(bands["cells"], len(EDGES))
-    assert np.isnan(shares[0]).all()
-    cell = 4000 // bands["cells"]
-    expected = trend.band_shares[-cell + 1 :].mean(axis=0)
-    np.testing.assert_allclose(shares[-1], expected, atol=0.02)
-
-
-def test_octaves_know_what_they_were_while_learning() -> None:
-    octaves = packed(trend_of("bearing"), {}, Budget.share(1))["octaves"]
-    grown = values(octaves, "u1").reshape(octaves["cells"], -1)[-1] - octaves["healthy_db"]
-    assert (grown[18:22] > 12).all()
-    assert (np.abs(grown[:18]) < 4).all()
 
 
 @given(st.text())
