@@ -1,6 +1,5 @@
 import csv
 import tracemalloc
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from hashlib import sha256
@@ -9,41 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy import signal
 
 from pipeline.fleet import parse_fleet
-from pipeline.machines import Bearing, Component, Drive, Growth, Impacts, Noise, Signal, Tones
-from pipeline.messages import FULL_SCALE, NS_PER_S, Flags, SensorChunk
-from pipeline.sensor_faults import SENSOR_FAULTS, SensorFault, deliver, distort
-from pipeline.simulate import (
-    InjectedFault,
-    SimulatedPlant,
-    demo_plant,
-    long_signal,
-    plant,
-    truth_csv,
-    write,
-)
-from pipeline.simulated_assets import BEARING, MACHINE_FAULTS, SLIP, machine_fault
-
-Array = NDArray[np.float64]
-Feeds = dict[str, list[SensorChunk]]
+from pipeline.machines import Bearing
+from pipeline.messages import NS_PER_S, Flags, SensorChunk
+from pipeline.sensor_faults import SensorFault
+from pipeline.simulate import SimulatedPlant, demo_plant, long_signal, plant, truth_csv, write
+from pipeline.simulated_assets import BEARING, SLIP
+from simulate_cases import Array, Feeds, fault_named, feeds_of, values
 
 STEADY = ("motor", "gearbox", "pump1", "pump3", "fan1", "blower")
-
-
-def feeds_of(chunks: Iterable[SensorChunk]) -> Feeds:
-    feeds: Feeds = defaultdict(list)
-    for chunk in chunks:
-        feeds[chunk.sensor_id].append(chunk)
-    return feeds
-
-
-def values(chunk: SensorChunk) -> Array:
-    return chunk.samples.astype(np.float64) * chunk.scale
 
 
 def rms(chunks: Iterable[SensorChunk]) -> Array:
@@ -81,10 +56,6 @@ def broken() -> tuple[SimulatedPlant, Feeds]:
 def healthy() -> tuple[SimulatedPlant, Feeds]:
     made = plant(every_s=120.0, faults=False)
     return made, feeds_of(made.chunks())
-
-
-def fault_named(made: SimulatedPlant, name: str) -> InjectedFault:
-    return next(fault for fault in made.truth if fault.name == name)
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
@@ -241,102 +212,6 @@ def test_continuous_chunks_touch() -> None:
         assert all(c.flags == Flags.NONE for c in chunks)
 
 
-def faulty(broken: tuple[SimulatedPlant, Feeds], name: str) -> tuple[Feeds, InjectedFault]:
-    made, feeds = broken
-    fault = fault_named(made, name)
-    assert fault.kind == "sensor"
-    inside = [
-        c for c in feeds[fault.sensor_id] if fault.onset_ns <= c.start_ns + 1 < fault.end_ns
-    ]  # fmt: skip
-    before = [c for c in feeds[fault.sensor_id] if c.end_ns < fault.onset_ns]
-    return {"inside": inside, "before": before, "all": feeds[fault.sensor_id]}, fault
-
-
-def test_a_flat_line_is_flat(broken: tuple[SimulatedPlant, Feeds]) -> None:
-    feeds, _ = faulty(broken, "flatline")
-    assert feeds["inside"]
-    assert all(np.ptp(c.samples) == 0 for c in feeds["inside"])
-    assert all(np.ptp(c.samples) > 0 for c in feeds["before"])
-
-
-def test_clipping_reaches_the_full_scale(broken: tuple[SimulatedPlant, Feeds]) -> None:
-    feeds, _ = faulty(broken, "clipping")
-    top = FULL_SCALE["i16"]
-    assert feeds["inside"]
-    assert all(0.02 < np.mean(np.abs(c.samples) >= top) < 0.2 for c in feeds["inside"])
-    assert all(np.abs(c.samples).max() < 0.2 * top for c in feeds["before"])
-
-
-def test_a_dropout_reads_zero(broken: tuple[SimulatedPlant, Feeds]) -> None:
-    feeds, _ = faulty(broken, "dropout")
-    assert feeds["inside"]
-    assert all(0.05 < np.mean(c.samples == 0) < 0.3 for c in feeds["inside"])
-    assert all(np.mean(c.samples == 0) < 0.01 for c in feeds["before"])
-
-
-def test_a_bias_shift_moves_the_mean(broken: tuple[SimulatedPlant, Feeds]) -> None:
-    feeds, _ = faulty(broken, "bias_shift")
-    assert feeds["inside"]
-    assert all(values(c).mean() == pytest.approx(15.0, abs=0.5) for c in feeds["inside"])
-    assert all(abs(values(c).mean()) < 0.1 for c in feeds["before"])
-
-
-def test_non_finite_samples_are_there(broken: tuple[SimulatedPlant, Feeds]) -> None:
-    feeds, _ = faulty(broken, "non_finite")
-    assert feeds["inside"]
-    assert all(not np.isfinite(c.samples).all() for c in feeds["inside"])
-    assert all(np.isfinite(c.samples).all() for c in feeds["before"])
-
-
-def test_a_gap_is_silence_and_ends(broken: tuple[SimulatedPlant, Feeds]) -> None:
-    feeds, fault = faulty(broken, "gap")
-    assert not feeds["inside"]
-    missing = set(range(60)) - {c.seq for c in feeds["all"]}
-    assert len(missing) == pytest.approx(0.08 * 60, abs=1)
-    assert feeds["all"][-1].start_ns > fault.end_ns
-
-
-def test_a_changed_rate_is_declared(broken: tuple[SimulatedPlant, Feeds]) -> None:
-    feeds, _ = faulty(broken, "rate_mismatch")
-    assert feeds["inside"]
-    assert {(c.sample_rate_hz, c.samples.size) for c in feeds["inside"]} == {(8000.0, 8000)}
-    assert {c.sample_rate_hz for c in feeds["before"]} == {16000.0}
-
-
-def test_a_clock_steps_back_and_forth(broken: tuple[SimulatedPlant, Feeds]) -> None:
-    made, feeds = broken
-    steps = np.diff([c.start_ns for c in feeds[fault_named(made, "clock_step").sensor_id]])
-    minutes = np.unique(steps / NS_PER_S / 60)
-    assert minutes == pytest.approx([-28.0, 2.0, 32.0])
-    assert np.argmin(steps) < np.argmax(steps)
-
-
-def test_lost_samples_leave_a_shorter_chunk() -> None:
-    chunk = next(demo_plant().chunks())
-    short = deliver(chunk, SensorFault("sample_loss", 0.0, 1.0))
-    assert short is not None
-    assert short.samples.size == 0.8 * chunk.samples.size
-    assert short.sample_rate_hz == chunk.sample_rate_hz
-
-
-def test_a_ski_slope_hides_the_low_frequencies() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal(25600, dtype=np.float32)
-    y = distort(x, SensorFault("ski_slope", 0.0, 1.0), 50.0, 25600.0, rng)
-    power = np.abs(np.fft.rfft(y)) ** 2 / np.abs(np.fft.rfft(x)) ** 2
-    assert np.median(power[1:20]) > 1000
-    assert np.median(power[5000:]) < 2
-
-
-@pytest.mark.parametrize("name", SENSOR_FAULTS)
-def test_no_fault_changes_what_it_was_given(name: str) -> None:
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal(4000, dtype=np.float32)
-    kept = x.copy()
-    distort(x, SensorFault(name, 0.0, 1.0), 50.0, 4000.0, rng)
-    assert np.array_equal(x, kept)
-
-
 def test_every_truth_lies_after_the_learning_time(broken: tuple[SimulatedPlant, Feeds]) -> None:
     made, _ = broken
     for fault in made.truth:
@@ -422,73 +297,3 @@ def test_bearing_orders_agree_with_published_ones() -> None:
     skf_6205 = Bearing(balls=9, ball_mm=7.94, pitch_mm=39.04)
     assert (skf_6205.bpfo, skf_6205.bpfi) == pytest.approx((3.585, 5.415), abs=1e-3)
     assert (skf_6205.ftf, skf_6205.bsf) == pytest.approx((0.3983, 2.357), abs=1e-3)
-
-
-KNOTS = ((0.0, 20.0, 0.7), (50.0, 20.0, 0.7), (60.0, 25.0, 0.9), (80.0, 0.0, 0.1), (99.0, 0.0, 0.1))
-
-
-@settings(max_examples=40, deadline=None)
-@given(t=st.floats(0.0, 120.0), shift=st.floats(0.0, 1.0))
-def test_turns_are_the_integral_of_the_speed(t: float, shift: float) -> None:
-    drive = Drive(25.0, KNOTS, shift=shift)
-    step = 0.01
-    turned = drive.turns(t + step) - drive.turns(t)
-    assert turned / step == pytest.approx(drive.speed_hz(t + step / 2), abs=0.02)
-
-
-SOURCES: dict[str, Component] = {
-    "tones": Tones(((1, 0.1, 0.3), (31, 0.05, 1.0)), load_share=0.5, sideband=0.3),
-    **{
-        name: machine_fault(name, -1.0, 100.0, 25.0, 1.0, 7)[0]
-        for name in MACHINE_FAULTS
-    },
-}  # fmt: skip
-
-
-@settings(max_examples=40, deadline=None)
-@given(name=st.sampled_from(list(SOURCES)), cut=st.integers(100, 7900), start=st.integers(0, 90))
-def test_a_source_does_not_depend_on_how_time_is_cut(name: str, cut: int, start: int) -> None:
-    rate, n = 16000.0, 8000
-
-    def made(*cuts: int) -> Array:
-        made_of = Signal(Drive(25.0, KNOTS), [SOURCES[name]], Noise(0.0, floor=0.0), rate, (0,))
-        edges = [0, *cuts, n]
-        parts = [made_of.block(0, start + a / rate, b - a) for a, b in pairwise(edges)]
-        return np.concatenate(parts).astype(np.float64)
-
-    whole = made()
-    assert np.abs(made(cut) - whole).max() < 0.02 * max(np.abs(whole).max(), 0.01)
-
-
-def test_noise_runs_on_across_blocks() -> None:
-    rumble = Noise(1.0, ((40.0, 0.7, 40.0),), floor=0.0)
-    made = Signal(Drive(25.0), (), rumble, 8000.0, (0,))
-    whole = np.concatenate([made.block(i, i / 10, 800) for i in range(20)])
-    steps = np.abs(np.diff(whole))
-    assert steps[799::800].max() < 2 * steps.max(
-        where=np.arange(steps.size) % 800 != 799, initial=0
-    )
-
-
-def test_no_line_and_no_resonance_above_the_anti_alias_filter() -> None:
-    high = [Tones(((500, 1.0, 0.0),)), Impacts(3.0, 9000.0, 0.05, Growth(-1.0, 1.0, 1.0, 1.0))]
-    quiet = Signal(Drive(25.0), high, Noise(0.0, floor=0.0), 16000.0, (0,))
-    assert not quiet.block(0, 0.0, 1000).any()
-
-
-@settings(max_examples=20, deadline=None)
-@given(rms_g=st.floats(0.05, 2.0), order=st.floats(1.0, 9.0))
-def test_impacts_have_the_rms_they_state(rms_g: float, order: float) -> None:
-    growth = Growth(-1.0, 1.0, rms_g, rms_g)
-    impacts = Impacts(order, 4000.0, 0.05, growth, modulation=0.37, depth=0.5)
-    drive = Drive(25.0, wander=0.0)
-    made = Signal(drive, [impacts], Noise(0.0, floor=0.0), 25600.0, (0,)).block(0, 0.0, 51200)
-    assert made.std() == pytest.approx(rms_g, rel=0.25)
-
-
-@pytest.mark.parametrize("rate_hz", [4000.0, 12800.0, 51200.0])
-def test_noise_has_the_rms_it_states_at_any_rate(rate_hz: float) -> None:
-    noise = Noise(0.2, ((900.0, 2.0, 9.0), (6000.0, 3.0, 10.0)), floor=0.0)
-    drive = Drive(25.0, wander=0.0, load_wander=0.0)
-    made = Signal(drive, (), noise, rate_hz, (0,)).block(0, 0.0, 2 * int(rate_hz))
-    assert made.std() == pytest.approx(0.2, rel=0.05)
