@@ -1,24 +1,19 @@
 import json
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alarm_cases import S, changes, feed, one, quick
 from pipeline.alarms import NAMES, AlarmLogic, Condition, SeverityRule
-from pipeline.messages import NS_PER_S, Severity, Transition
+from pipeline.messages import Severity, Transition
 
-S = NS_PER_S
 DAY = 86_400 * S
 PAUSES = {"learning", "stopped", "unknown"}
 RAISED = {"advisory", "alert", "alarm"}
 ORDER = {"ok": 0, "advisory": 1, "alert": 2, "alarm": 3}
-
-
-def quick(m: int = 2, n: int = 3, off: int = 2, *, latch: bool = False) -> SeverityRule:
-    return SeverityRule(m, n, on_delay_s=0, off_windows=off, off_delay_s=0, latch=latch)
 
 
 NESTED = {
@@ -26,23 +21,6 @@ NESTED = {
     Severity.ALERT: quick(2, 3, 3),
     Severity.ALARM: quick(2, 2, 3, latch=True),
 }
-
-
-def one(rule: SeverityRule, **settings_: float) -> AlarmLogic:
-    logic = AlarmLogic("s", "a", rules={Severity.ALARM: rule}, **settings_)
-    logic.update(0, "learning")
-    return logic
-
-
-def feed(logic: AlarmLogic, ratios: Sequence[float], start_s: int = 1) -> list[Transition]:
-    out: list[Transition] = []
-    for i, ratio in enumerate(ratios):
-        out += logic.update((start_s + i) * S, "scored", {"alarm": ratio})
-    return out
-
-
-def changes(transitions: list[Transition], *, at: int = S) -> list[tuple[int, str]]:
-    return [(t.at_ns // at, t.action) for t in transitions]
 
 
 def raised(rule: SeverityRule) -> AlarmLogic:

@@ -1,20 +1,14 @@
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from alarm_cases import S, changes, feed, one, quick
 from pipeline.alarms import AlarmLogic, Condition, SeverityRule
-from pipeline.messages import NS_PER_S, Severity, Transition
+from pipeline.messages import Severity, Transition
 
-S = NS_PER_S
 PAUSES = ("learning", "stopped", "unknown")
 RATIO = st.sampled_from([0.2, 0.85, 0.92, 0.99, 1.0, 1.3, 2.0])
-
-
-def quick(m: int = 2, n: int = 3, off: int = 2, *, latch: bool = False) -> SeverityRule:
-    return SeverityRule(m, n, on_delay_s=0, off_windows=off, off_delay_s=0, latch=latch)
 
 
 NESTED = {
@@ -22,23 +16,6 @@ NESTED = {
     Severity.ALERT: quick(2, 3, 3),
     Severity.ALARM: quick(2, 2, 1, latch=True),
 }
-
-
-def one(rule: SeverityRule, **settings_: float) -> AlarmLogic:
-    logic = AlarmLogic("s", "a", rules={Severity.ALARM: rule}, **settings_)
-    logic.update(0, "learning")
-    return logic
-
-
-def feed(logic: AlarmLogic, ratios: Sequence[float], start_s: int = 1) -> list[Transition]:
-    out: list[Transition] = []
-    for i, ratio in enumerate(ratios):
-        out += logic.update((start_s + i) * S, "scored", {"alarm": ratio})
-    return out
-
-
-def changes(transitions: list[Transition], *, at: int = S) -> list[tuple[int, str]]:
-    return [(t.at_ns // at, t.action) for t in transitions]
 
 
 def oracle(ratios: list[float], rule: SeverityRule) -> list[int]:
