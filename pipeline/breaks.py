@@ -26,7 +26,7 @@ SLIP_S: Final = 0.1
 # Overlaps do not end one: what came twice is dropped, and the stretch goes on.
 BREAKS: Final = {
     "gap": ("gap", "signal has broken", "network and gateway"),
-    "clock_step": ("clock_step", "the device's clock has stepped back", "time synchronisation"),
+    "clock_step": ("clock_step", "the device's clock has jumped", "time synchronisation"),
     "rate_change": ("rate_mismatch", "sample rate has changed", "the sensor's settings"),
     "format_change": ("format_change", "encoding or scale has changed", "the sensor's settings"),
     "epoch_change": ("epoch_change", "the device has restarted", "its supply"),

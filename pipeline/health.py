@@ -14,7 +14,13 @@ import math
 from collections.abc import Sequence
 
 from pipeline.messages import FULL_SCALE, NS_PER_S, Flags, SensorHealth, State, StreamEvent, Window
-from pipeline.signal_shape import SignalShape, clipped_share, count_non_finite, shape_of
+from pipeline.signal_shape import (
+    SignalShape,
+    clipped_share,
+    count_non_finite,
+    shapes_of,
+    with_runs,
+)
 
 STATE_VERSION = 1
 
@@ -140,10 +146,16 @@ class SensorHealthCheck:
             window: The sensor's next window.
             events: What happened to its stream since the window before.
         """
+        return self.judge(window, shapes_of([window])[0], events)
+
+    def judge(
+        self, window: Window, shape: SignalShape | None, events: Sequence[StreamEvent] = ()
+    ) -> SensorHealth:
+        """The same for a window whose shape is known already from `signal_shape.shapes_of`."""
         if window.unit != self._unit:
             self._unit, self._learnt, self._shifted = window.unit, 0, 0
         faults: Faults = {}
-        shape, clipped = self._check_samples(window, faults)
+        shape, clipped = self._check_samples(window, shape, faults)
         self._check_stream(window, events, faults)
         bias = flat = 0.0
         if shape is not None:
@@ -205,21 +217,19 @@ class SensorHealthCheck:
         last = state["last"]
         self._last = None if last is None else (int(last[0]), int(last[1]))
 
-    def _check_samples(self, window: Window, faults: Faults) -> tuple[SignalShape | None, float]:
+    def _check_samples(
+        self, window: Window, shape: SignalShape | None, faults: Faults
+    ) -> tuple[SignalShape | None, float]:
         """What the samples alone show: their shape (None if not finite) and the clipped share."""
-        missing = count_non_finite(window.samples)
-        if missing:
+        if shape is None:
+            missing = count_non_finite(window.samples)
             faults["non_finite"] = (
                 f"{missing} of {window.samples.size} samples are not numbers: "
                 "check the gateway's conversion"
             )
             return None, 0.0
-        shape = shape_of(
-            window.samples,
-            window.sample_rate_hz,
-            self._dropout_s,
-            stood_still=self._stood_still and not window.gap_s,
-        )
+        stood_still = self._stood_still and not window.gap_s
+        shape = with_runs(shape, window, self._dropout_s, stood_still=stood_still)
         largest = max(-shape.low, shape.high) * abs(window.scale)
         if window.encoding == "f32" and largest > MOST_VALUE:
             faults["out_of_range"] = (

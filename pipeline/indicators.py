@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.signal.windows import hann
 
+from pipeline.blocks import blocks
 from pipeline.messages import Features, Window
 
 # Unit of acceleration -> m/s^2; CGPM 1901 for g. A unit that is not here is never guessed.
@@ -45,11 +46,6 @@ MIN_BAND_LINES = 4.0
 
 # Silence reads this instead of minus infinity, dB re 1 unit.
 LEVEL_FLOOR_DB = -200.0
-
-# Rows per transform: 8 x 1 s at 16 kHz, 0.5 MB, stay in the cache; SciPy takes 4 at a time.
-BLOCK_ROWS = 8
-# Longer windows go alone, so that memory stays bounded.
-BLOCK_SAMPLES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +88,11 @@ def features_of(windows: Sequence[Window]) -> list[Features]:
     The only difference to `features`: velocity is given from `MIN_VELOCITY_PART_S` on, to be
     averaged by whoever knows that windows follow each other.
     """
-    groups: dict[tuple[int, float], list[int]] = {}
-    for i, window in enumerate(windows):
-        groups.setdefault((window.samples.size, window.sample_rate_hz), []).append(i)
     found: dict[int, Features] = {}
-    for (size, rate_hz), members in groups.items():
-        plan = _plan(size, rate_hz)
-        rows = min(BLOCK_ROWS, max(1, BLOCK_SAMPLES // size))
-        for start in range(0, len(members), rows):
-            part = members[start : start + rows]
-            found.update(zip(part, _measured([windows[i] for i in part], plan), strict=True))
+    for block in blocks(windows):
+        part = [windows[i] for i in block]
+        plan = _plan(part[0].samples.size, part[0].sample_rate_hz)
+        found.update(zip(block, _measured(part, plan), strict=True))
     return [found[i] for i in range(len(windows))]
 
 
@@ -151,12 +142,12 @@ def _measured(windows: Sequence[Window], plan: _Plan) -> list[Features]:
     """Indicators of windows of one length and rate."""
     shape, peaks = _shapes(windows, plan.n_fft)
     signal = shape[:, : windows[0].samples.size]
-    square = signal * signal
-    mean_square = np.einsum("bn,bn->b", signal, signal) / np.float32(signal.shape[1])
-    fourth = np.einsum("bn,bn->b", square, square) / np.float32(signal.shape[1])
+    square = np.square(signal)
+    mean_square = np.mean(square, axis=1)
+    fourth = np.mean(np.square(square, out=square), axis=1)
     signal *= plan.taper
     lines = fft.rfft(shape, axis=-1, overwrite_x=True)
-    power: NDArray[np.float32] = lines.real**2  # mean square per line, (B, n_fft // 2 + 1)
+    power = lines.real**2  # mean square per line, (B, n_fft // 2 + 1)
     power += lines.imag**2
     numbers = np.column_stack([peaks, mean_square, fourth, _velocities(power, plan)]).tolist()
     levels = _octaves_db(power, peaks, plan).tolist()
@@ -213,10 +204,8 @@ def _octaves_db(
 def _velocities(power: NDArray[np.float32], plan: _Plan) -> NDArray[np.float64]:
     """RMS of the integral, 10-1000 Hz, (B,) per unit of peak; 0 where the plan has no velocity."""
     low, high = plan.velocity_lines
-    velocities: NDArray[np.float64] = np.sqrt(
-        np.einsum("bf,f->b", power[:, low:high], plan.velocity_weight), dtype=np.float64
-    )
-    return velocities
+    mean_square = np.sum(power[:, low:high] * plan.velocity_weight, axis=1, dtype=np.float64)
+    return np.sqrt(mean_square)
 
 
 def _record(window: Window, plan: _Plan, row: list[float], levels: list[float]) -> Features:

@@ -1,7 +1,7 @@
 """Chunks of any mix of sensors in; window results, stream events and spectra out.
 
-`process` is one micro-batch: every sensor cuts its windows, all believable ones are measured and
-those worth it embedded together, then each is judged in stream order. How chunks are grouped into
+`process` is one micro-batch: every sensor cuts its windows, all are measured and those worth it
+embedded together, then each is judged in stream order. How chunks are grouped into
 batches changes nothing but speed. Time is event time: a sensor is silent when the others have moved
 on without it. A clock that steps back makes no silence, for that counts from when a window came.
 """
@@ -20,14 +20,19 @@ from pipeline.messages import (
     Processed,
     Samples,
     SensorChunk,
+    SensorHealth,
     Spectrum,
     State,
     StreamEvent,
+    Window,
     WindowResult,
 )
-from pipeline.sensor import Cut, Ready, SensorMonitor
+from pipeline.sensor import Ready, SensorMonitor
+from pipeline.signal_shape import shapes_of
 
 VERSION = 2
+
+Item = tuple[SensorMonitor, Window | StreamEvent]
 
 
 class Encoder(Protocol):
@@ -78,25 +83,17 @@ class Monitor:
 
     def process(self, chunks: Iterable[SensorChunk]) -> Processed:
         """Take a micro-batch; the result does not depend on how chunks are batched."""
-        cuts: list[tuple[SensorMonitor, Cut]] = []
-        events: list[StreamEvent] = []
+        items: list[Item] = []
         for chunk in chunks:
             sensor = self._sensor(chunk.sensor_id)
-            found, happened = sensor.cut(chunk)
-            cuts.extend((sensor, cut) for cut in found)
-            events.extend(happened)
-        return self._judge(cuts, events)
+            items.extend((sensor, item) for item in sensor.cut(chunk))
+        return self._judge(items)
 
     def flush(self) -> Processed:
         """End of the stream: what the windowers hold, and the newest spectrum of each sensor."""
-        cuts: list[tuple[SensorMonitor, Cut]] = []
-        events: list[StreamEvent] = []
-        for sensor in self._sensors.values():
-            found, happened = sensor.flush()
-            cuts.extend((sensor, cut) for cut in found)
-            events.extend(happened)
-        done = self._judge(cuts, events)
-        latest = [sensor.latest_spectrum() for sensor in self._sensors.values()]
+        sensors = self._sensors.values()
+        done = self._judge([(sensor, item) for sensor in sensors for item in sensor.flush()])
+        latest = [sensor.latest_spectrum() for sensor in sensors]
         spectra = (*done.spectra, *(picture for picture in latest if picture is not None))
         return Processed(done.windows, done.events, spectra)
 
@@ -105,23 +102,25 @@ class Monitor:
             self._sensors[sensor_id] = self._make_sensor(sensor_id)
         return self._sensors[sensor_id]
 
-    def _judge(self, cuts: list[tuple[SensorMonitor, Cut]], events: list[StreamEvent]) -> Processed:
-        found = measured(cuts)
-        embeddings = iter(self._embed([ready for ready in found if ready is not None]))
+    def _judge(self, items: list[Item]) -> Processed:
+        found = measured(items)
+        embeddings = iter(self._embed([done for _, done in found if isinstance(done, Ready)]))
         results: list[WindowResult] = []
         spectra: list[Spectrum] = []
-        for (sensor, cut), ready in zip(cuts, found, strict=True):
-            results.extend(self._silences(sensor.sensor_id, cut.health.window_end_ns))
-            if ready is None:
-                results.append(sensor.unusable(cut.health, self._now_ns))
-            else:
-                embedding = next(embeddings) if ready.gain != 0.0 else None
-                edges = self._band_edges(ready.window.sample_rate_hz)
-                judged = sensor.judge(ready, embedding, edges, self._now_ns)
+        for sensor, done in found:
+            health = done.health if isinstance(done, Ready) else done
+            results.extend(self._silences(sensor.sensor_id, health.window_end_ns))
+            if isinstance(done, Ready):
+                embedding = next(embeddings) if done.gain != 0.0 else None
+                edges = self._band_edges(done.window.sample_rate_hz)
+                judged = sensor.judge(done, embedding, edges, self._now_ns)
                 results.append(judged.result)
                 spectra.extend(judged.spectra)
+            else:
+                results.append(sensor.unusable(done, self._now_ns))
             self._expect(sensor)
-        return Processed(tuple(results), tuple(events), tuple(spectra))
+        events = tuple(item for _, item in items if isinstance(item, StreamEvent))
+        return Processed(tuple(results), events, tuple(spectra))
 
     def _embed(self, found: list[Ready]) -> list[NDArray[np.float32]]:
         wanted = [ready for ready in found if ready.gain != 0.0]
@@ -187,19 +186,21 @@ class Monitor:
             self._sensor(sensor_id).import_state(live, baseline)
 
 
-def measured(cuts: Sequence[tuple[SensorMonitor, Cut]]) -> list[Ready | None]:
-    """Indicators and gain of every window, all measured together.
+def measured(items: Sequence[Item]) -> list[tuple[SensorMonitor, Ready | SensorHealth]]:
+    """Health, indicators and gain of every window, all measured together.
 
     Args:
-        cuts: Of any sensors, each sensor's in their order.
+        items: Windows and stream events of any sensors, each sensor's in their order.
 
     Returns:
-        One for each cut; None where it has no window.
+        What each window gave, and the health of sensors whose events say that they hardly give any.
     """
-    found = iter(features_of([c.window for _, c in cuts if c.window is not None and c.health.ok]))
-    return [
-        None
-        if cut.window is None
-        else sensor.ready(cut.window, cut.health, next(found) if cut.health.ok else None)
-        for sensor, cut in cuts
-    ]
+    windows = [item for _, item in items if isinstance(item, Window)]
+    shapes, features = iter(shapes_of(windows)), iter(features_of(windows))
+    found: list[tuple[SensorMonitor, Ready | SensorHealth]] = []
+    for sensor, item in items:
+        if isinstance(item, Window):
+            found.append((sensor, sensor.ready(item, next(shapes), next(features))))
+        elif (health := sensor.hear(item)) is not None:
+            found.append((sensor, health))
+    return found

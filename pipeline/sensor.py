@@ -1,8 +1,8 @@
 """One sensor: chunks in, windows to measure out; measured windows in, results out.
 
 The steps are apart because all sensors' windows are measured and embedded together in between:
-`cut` gives windows and their health, `ready` takes their indicators and sets the gain, `judge`
-takes the embedding (running gate, baseline, evidence, alarm state). Each runs in the order of the
+`cut` gives windows and stream events, `ready` takes what was measured on a window (health, gain),
+`judge` its embedding (running gate, baseline, evidence, alarm state). Each runs in the order of the
 stream, so the size of the batches in between changes nothing.
 
 The gain of a sensor is set once per format, by its first believable window, to a power of two that
@@ -19,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.alarms import AlarmLogic, Condition
-from pipeline.arrival import AHEAD_NS, FormatGuard, LeapGuard
+from pipeline.arrival import FormatGuard, LeapGuard
 from pipeline.baseline import Baseline
 from pipeline.breaks import Breaks
 from pipeline.drift import Evidence, Verdict
 from pipeline.health import SensorHealthCheck
 from pipeline.messages import (
-    NS_PER_S,
     BandEdges,
     DriftScore,
     Features,
@@ -38,13 +37,15 @@ from pipeline.messages import (
     Window,
     WindowResult,
 )
+from pipeline.pace import Pace
 from pipeline.pictures import Pictures
 from pipeline.reference import Reference
 from pipeline.running import STOP_FACTOR, RunningGate
+from pipeline.signal_shape import SignalShape
 from pipeline.velocity import VelocityAverage
 from pipeline.windows import Windower
 
-VERSION = 3
+VERSION = 4
 TARGET_RMS = 0.1
 # A signal of 1e-40 asks for a gain that no float32 holds.
 MOST_GAIN_BITS = 20
@@ -52,18 +53,6 @@ MOST_GAIN_BITS = 20
 MOST_EVENTS = 64
 
 Embedding = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A window and whether its sensor is believable.
-
-    Attributes:
-        window: None where the stream breaks so often that no window came.
-    """
-
-    window: Window | None
-    health: SensorHealth
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +124,7 @@ class SensorMonitor:
             model_id=model_id,
             trained=trained,
         )
-        self._min_silence_s = min_silence_s
+        self._pace = Pace(min_silence_s)
         self._events: list[StreamEvent] = []
         self._leaps = LeapGuard(sensor_id)
         self._format = FormatGuard()
@@ -144,9 +133,6 @@ class SensorMonitor:
         self._velocity = VelocityAverage()
         self._pictures = Pictures(sensor_id)
         self._gain = 0.0
-        self._last_ns = 0
-        self._heard_ns = 0
-        self._period_s = 0.0
 
     @property
     def baseline_changed(self) -> bool:
@@ -157,42 +143,34 @@ class SensorMonitor:
     def baseline_changed(self, changed: bool) -> None:
         self._reference.changed = changed
 
-    def cut(self, chunk: SensorChunk) -> tuple[list[Cut], list[StreamEvent]]:
-        """Take a chunk; give the windows it completes and what happened to the stream."""
+    def cut(self, chunk: SensorChunk) -> list[Window | StreamEvent]:
+        """Take a chunk; give the windows it completes and what happened to the stream, in order."""
         items: list[Window | StreamEvent] = []
         for item in self._leaps.push(chunk):
             items += [item] if isinstance(item, StreamEvent) else self.windower.push(item)
-        return self._check(items)
+        return items
 
-    def flush(self) -> tuple[list[Cut], list[StreamEvent]]:
+    def flush(self) -> list[Window | StreamEvent]:
         """End of stream: give what the windower still holds."""
         items = [item for chunk in self._leaps.flush() for item in self.windower.push(chunk)]
-        return self._check([*items, *self.windower.flush()])
+        return [*items, *self.windower.flush()]
 
-    def _check(self, items: list[Window | StreamEvent]) -> tuple[list[Cut], list[StreamEvent]]:
-        cuts, events = [], []
-        for item in items:
-            if isinstance(item, StreamEvent):
-                events.append(item)
-                self._events = [*self._events[1 - MOST_EVENTS :], item]
-                health = self._breaks.event(item)
-                if health is not None:
-                    cuts.append(Cut(None, health))
-                continue
-            health = self._breaks.window(item, self.health.check(item, self._events))
-            self._events.clear()
-            cuts.append(Cut(item, health))
-        return cuts, events
+    def hear(self, event: StreamEvent) -> SensorHealth | None:
+        """Take an event that `cut` gave; give health where the stream hardly gives windows."""
+        self._events = [*self._events[1 - MOST_EVENTS :], event]
+        return self._breaks.event(event)
 
-    def ready(self, window: Window, health: SensorHealth, found: Features | None) -> Ready:
-        """Decide whether and with which gain to embed a window; in the order of the windows.
+    def ready(self, window: Window, shape: SignalShape | None, found: Features) -> Ready:
+        """Decide whether a window is believable, and whether and with which gain to embed it.
 
         Args:
-            window: From a `Cut`, and so its health.
-            health: Of the sensor.
-            found: From `pipeline.indicators.features_of`; None where the sensor is not believable.
+            window: From `cut`, in its order.
+            shape: From `pipeline.signal_shape.shapes_of`.
+            found: From `pipeline.indicators.features_of`.
         """
-        if found is None:
+        health = self._breaks.window(window, self.health.judge(window, shape, self._events))
+        self._events.clear()
+        if not health.ok:
             return Ready(window, health, None, 0.0)
         fits, renews = self._format.take(window)
         self._renewing |= renews
@@ -218,12 +196,12 @@ class SensorMonitor:
                 end, which may lie behind it where this sensor's clock is late.
         """
         window = cut.window
-        self._hear(window.end_ns, now_ns)
+        self._pace.hear(window.end_ns, now_ns)
         if cut.renews:
             self._reference.renew()
             self._pictures.forget()
             self._renewing = False
-        step_s = self._step(window)
+        step_s = self._pace.step(window.end_ns)
         running = cut.features is not None and self._reference.gate.running(cut.features.rms)
         drift, verdict = None, None
         if running and embedding is not None and self._reference.comparable(window.samples.size):
@@ -255,14 +233,14 @@ class SensorMonitor:
         if self._reference.frozen:
             return self._reference.score(window, rms, embedding, edges)
         # A long pause is no running time: at most three usual intervals count.
-        ran_s = min(step_s, 3.0 * self._period_s)
+        ran_s = min(step_s, 3.0 * self._pace.usual_s)
         drift = self._reference.learn(window, rms, embedding, ran_s, edges)
         self._pictures.learn(window)
         return drift, None
 
     def silence(self) -> WindowResult:
         """The sensor has been silent for too long: its state is unknown from the deadline on."""
-        since_s = self._wait_s
+        since_s = self._pace.wait_s
         detail = f"no data for {since_s:.0f} s: check sensor, cable and gateway"
         return self._unknown(
             SensorHealth(
@@ -274,15 +252,11 @@ class SensorMonitor:
         """The sensor sends, but its signal breaks so often that it gives no window.
 
         Args:
-            health: From a `Cut` without a window.
+            health: From `hear`.
             now_ns: Event time of the plant, from which silence is counted.
         """
-        self._hear(health.window_end_ns, now_ns)
+        self._pace.hear(health.window_end_ns, now_ns)
         return self._unknown(health)
-
-    def _hear(self, at_ns: int, now_ns: int) -> None:
-        """Silence counts from now; a clock that runs far ahead must not buy years of it."""
-        self._heard_ns = max(now_ns, min(at_ns, now_ns + AHEAD_NS) if now_ns else at_ns)
 
     def _unknown(self, health: SensorHealth) -> WindowResult:
         at_ns = health.window_end_ns
@@ -300,11 +274,7 @@ class SensorMonitor:
     @property
     def deadline_ns(self) -> int:
         """Event time of the plant at which silence becomes a fault."""
-        return self._heard_ns + round(self._wait_s * NS_PER_S)
-
-    @property
-    def _wait_s(self) -> float:
-        return max(self._min_silence_s, 3.0 * self._period_s)
+        return self._pace.deadline_ns
 
     def about(self) -> dict[str, Any]:
         """What a person wants to know beside the results, JSON-able."""
@@ -335,9 +305,7 @@ class SensorMonitor:
             "leaps": self._leaps.export_state(),
             "format": self._format.export_state(),
             "gain": self._gain,
-            "last_ns": self._last_ns,
-            "heard_ns": self._heard_ns,
-            "period_s": self._period_s,
+            "pace": self._pace.export_state(),
         }
 
     def export_baseline(self) -> State:
@@ -362,19 +330,8 @@ class SensorMonitor:
         self._gain = live["gain"]
         self._breaks.import_state(live["breaks"])
         self._velocity.import_state(live["velocity"])
-        self._last_ns, self._heard_ns = live["last_ns"], live["heard_ns"]
-        self._period_s = live["period_s"]
+        self._pace.import_state(live["pace"])
         self._pictures.import_state(baseline["pictures"])
-
-    def _step(self, window: Window) -> float:
-        """Seconds since the window before, 0 for the first and for a clock that stepped back."""
-        step_s = max(0, window.end_ns - self._last_ns) / NS_PER_S if self._last_ns else 0.0
-        if self._last_ns and step_s > 0:
-            # Falls slowly, so that one short interval among long ones is no new habit.
-            usual = self._period_s * 0.95
-            self._period_s = max(usual, step_s) if step_s < 10 * usual or usual == 0 else usual
-        self._last_ns = window.end_ns
-        return step_s
 
     def _alarm(
         self,

@@ -1,17 +1,19 @@
 """ADC numbers in, what they look like out: runs, extremes, mean, slow and fast power.
 
-Pure measurements for `pipeline.health`, in ADC steps, made for speed: the common case, a live
-signal, costs a few passes over the samples; runs are only counted where there are long ones.
+Pure measurements for `pipeline.health`, in ADC steps, made for speed: windows are measured in
+blocks, and runs are only counted where a sparse look finds long ones.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.messages import Samples
+from pipeline.blocks import blocks
+from pipeline.messages import Samples, Window
 
 # Block means over 50 ms are a low-pass at 9 Hz (-3 dB, sinc), well below a 25 Hz shaft.
 SLOW_BLOCK_S = 0.05
@@ -35,24 +37,27 @@ class SignalShape:
     """What a window's samples look like, in ADC steps.
 
     Attributes:
+        at_low, at_high: Number of samples at the two extremes.
         codes: Number of distinct values: 1, 2, or 3 for more.
         slow_rms: RMS of the 50 ms block means about their mean; 0 in windows below 0.4 s.
         fast_rms: RMS of the rest.
         slope: Von Neumann ratio of the block means: 2 for noise, near 0 for a drift.
-        run_s: Longest run of one value that was looked for, else 0.
-        held: Share of the samples that stand still inside a live signal, 0-1.
+        run_s: Longest run of one value that was looked for, else 0; see `with_runs`.
+        held: Share of the samples that stand still inside a live signal, 0-1; likewise.
     """
 
     duration_s: float
     low: float
     high: float
+    at_low: int
+    at_high: int
     codes: int
     mean: float
     slow_rms: float
     fast_rms: float
     slope: float
-    run_s: float
-    held: float
+    run_s: float = 0.0
+    held: float = 0.0
 
     @property
     def ac_rms(self) -> float:
@@ -70,47 +75,42 @@ def count_non_finite(samples: Samples) -> int:
     return int(samples.size - np.count_nonzero(np.isfinite(samples)))
 
 
-def shape_of(
-    samples: Samples, sample_rate_hz: float, dropout_s: float, *, stood_still: bool = False
+def shapes_of(windows: Sequence[Window]) -> list[SignalShape | None]:
+    """Measure many windows, each as it would be alone; None for one that is not finite."""
+    kinds = [_working_type(window.samples) for window in windows]
+    found: dict[int, SignalShape | None] = {}
+    for block in blocks(
+        windows, [(kind, w.samples.dtype) for kind, w in zip(kinds, windows, strict=True)]
+    ):
+        kind = kinds[block[0]]
+        part = [windows[i].samples for i in block]
+        rate_hz = windows[block[0]].sample_rate_hz
+        shapes = [None] * len(part) if kind is None else _measured(np.stack(part), rate_hz, kind)
+        found.update(zip(block, shapes, strict=True))
+    return [found[i] for i in range(len(windows))]
+
+
+def with_runs(
+    shape: SignalShape, window: Window, dropout_s: float, *, stood_still: bool = False
 ) -> SignalShape:
-    """Measure (N,) finite samples.
+    """Add to a shape where its samples stand still.
 
     Args:
-        samples: (N,) int16, int32 or float32, finite.
-        sample_rate_hz: > 0.
+        shape: Of this window.
+        window: Finite.
         dropout_s: Shortest run of one value to look for.
         stood_still: The window before ended in such a run; then this one may begin in it.
     """
-    low, high = float(np.min(samples)), float(np.max(samples))
-    mean, slow_rms, fast_rms, slope = _powers(samples, sample_rate_hz, max(abs(low), abs(high)))
-    # No signal between two bounds has more power than the one that only ever takes these two values
-    # (Bhatia and Davis 2000); what lies well below need not be counted.
-    codes = 1 if high == low else 3
-    if high > low and slow_rms**2 + fast_rms**2 > 0.99 * (high - mean) * (mean - low):
-        ends = int(np.count_nonzero(samples == samples.dtype.type(high)))
-        ends += int(np.count_nonzero(samples == samples.dtype.type(low)))
-        codes = 2 if ends == samples.size else 3
-    least = max(MIN_RUN, math.ceil(dropout_s * sample_rate_hz))
-    starts, lengths = _long_runs(samples, least)
-    held = 0
-    if starts.size:
-        jump = max(JUMP_RMS * fast_rms, JUMP_STEPS if samples.dtype.kind == "i" else 0.0)
-        dropped = _drops_out(samples, starts, jump, stood_still=stood_still)
-        # A flat top is clipping, however long.
-        dropped &= (samples[starts] > low) & (samples[starts] < high)
-        held = int(np.sum(lengths[dropped]))
-    return SignalShape(
-        duration_s=samples.size / sample_rate_hz,
-        low=low,
-        high=high,
-        codes=codes,
-        mean=mean,
-        slow_rms=slow_rms,
-        fast_rms=fast_rms,
-        slope=slope,
-        run_s=float(np.max(lengths, initial=0)) / sample_rate_hz,
-        held=held / samples.size,
-    )
+    samples, sample_rate_hz = window.samples, window.sample_rate_hz
+    starts, lengths = _long_runs(samples, max(MIN_RUN, math.ceil(dropout_s * sample_rate_hz)))
+    if not starts.size:
+        return shape
+    jump = max(JUMP_RMS * shape.fast_rms, JUMP_STEPS if samples.dtype.kind == "i" else 0.0)
+    dropped = _drops_out(samples, starts, jump, stood_still=stood_still)
+    # A flat top is clipping, however long.
+    dropped &= (samples[starts] > shape.low) & (samples[starts] < shape.high)
+    held = int(np.sum(lengths[dropped])) / samples.size
+    return replace(shape, run_s=float(np.max(lengths)) / sample_rate_hz, held=held)
 
 
 def clipped_share(
@@ -131,18 +131,17 @@ def clipped_share(
         at_rail += int(np.count_nonzero(samples >= top))
     if shape.low <= bottom:
         at_rail += int(np.count_nonzero(samples <= bottom))
-    flat = sum(_flat_top(samples, end, shape) for end in (shape.high, shape.low))
+    flat = 0
+    for end, count in ((shape.high, shape.at_high), (shape.low, shape.at_low)):
+        flat += _flat_top(samples, end, count, shape) if count >= 3 else 0
     if flat < least * samples.size or np.unique(samples).size < MIN_CLIP_VALUES:
         flat = 0
     return at_rail / samples.size, flat / samples.size
 
 
-def _flat_top(samples: Samples, end: float, shape: SignalShape) -> int:
+def _flat_top(samples: Samples, end: float, count: int, shape: SignalShape) -> int:
     """Number of samples on a cut-off top or bottom, 0 if it was not cut off."""
     top = samples == samples.dtype.type(end)
-    count = int(np.count_nonzero(top))
-    if count < 3:
-        return 0
     triple = top[:-2] & top[1:-1] & top[2:]
     if not triple.any():
         return 0
@@ -155,28 +154,62 @@ def _flat_top(samples: Samples, end: float, shape: SignalShape) -> int:
     return int(np.count_nonzero(in_run))
 
 
-def _powers(
-    samples: Samples, sample_rate_hz: float, largest: float
-) -> tuple[float, float, float, float]:
-    """Mean, RMS of the slow and of the fast part, and slope of the slow part."""
-    narrow = samples.dtype != np.int32 and (largest == 0.0 or 1e-15 < largest < 1e15)
-    work: NDArray[np.floating[Any]] = samples.astype(np.float32 if narrow else np.float64)
+def _working_type(samples: Samples) -> type[np.floating[Any]] | None:
+    """Type in which squares are exact enough and finite; None for samples that are not finite."""
+    if samples.dtype.kind == "i":
+        return np.float64 if samples.dtype == np.int32 else np.float32
+    if count_non_finite(samples):
+        return None
+    largest = max(abs(float(np.min(samples))), abs(float(np.max(samples))))
+    return np.float32 if largest == 0.0 or 1e-15 < largest < 1e15 else np.float64
+
+
+def _measured(
+    samples: NDArray[Any], sample_rate_hz: float, kind: type[np.floating[Any]]
+) -> list[SignalShape]:
+    """Shapes of (B, N) finite samples."""
+    low, high = samples.min(axis=1), samples.max(axis=1)
+    at_low = [int(np.count_nonzero(row == end)) for row, end in zip(samples, low, strict=True)]
+    at_high = [int(np.count_nonzero(row == end)) for row, end in zip(samples, high, strict=True)]
+    powers = _powers(samples.astype(kind), sample_rate_hz).T.tolist()
+    duration_s, size = samples.shape[1] / sample_rate_hz, samples.shape[1]
+    shapes = []
+    for ends in zip(low.tolist(), high.tolist(), at_low, at_high, powers, strict=True):
+        lowest, highest, n_low, n_high, power = ends
+        codes = 1 if lowest == highest else 2 if n_low + n_high == size else 3
+        shapes.append(
+            SignalShape(duration_s, float(lowest), float(highest), n_low, n_high, codes, *power)
+        )
+    return shapes
+
+
+def _powers(work: NDArray[np.floating[Any]], sample_rate_hz: float) -> NDArray[np.float64]:
+    """Mean, RMS of the slow and of the fast part, slope of the slow part: (4, B).
+
+    Args:
+        work: (B, N), used up.
+        sample_rate_hz: > 0.
+    """
+    rows, size = work.shape
     block = max(round(SLOW_BLOCK_S * sample_rate_hz), 1)
-    blocks = samples.size // block
-    sums = np.add.reduce(work[: blocks * block].reshape(blocks, block), axis=1).astype(np.float64)
-    total = float(np.add.reduce(sums))
-    mean = (total + float(np.add.reduce(work[blocks * block :]))) / samples.size
-    work -= mean
-    mean_square = float(np.einsum("i,i->", work, work)) / samples.size
-    if blocks < MIN_SLOW_BLOCKS:
-        return mean, 0.0, math.sqrt(mean_square), 2.0
-    sums -= total / blocks
-    means = sums / block
-    steps = means[1:] - means[:-1]
-    slow = float(means @ means)
-    slope = float(steps @ steps) / slow if slow > 0.0 else 2.0
-    slow = min(slow / blocks, mean_square)
-    return mean, math.sqrt(slow), math.sqrt(mean_square - slow), slope
+    count = size // block
+    whole = work[:, : count * block].reshape(rows, count, block)
+    sums = np.add.reduce(whole, axis=2).astype(np.float64)
+    total = np.add.reduce(sums, axis=1)
+    mean = (total + np.add.reduce(work[:, count * block :], axis=1)) / size
+    work -= mean[:, None].astype(work.dtype)
+    np.square(work, out=work)
+    mean_square = np.add.reduce(work, axis=1).astype(np.float64) / size
+    if count < MIN_SLOW_BLOCKS:
+        zeros = np.zeros(rows)
+        return np.stack([mean, zeros, np.sqrt(mean_square), zeros + 2.0])
+    means = (sums - total[:, None] / count) / block
+    steps = means[:, 1:] - means[:, :-1]
+    slow = np.einsum("bn,bn->b", means, means)
+    slope = np.full(rows, 2.0)
+    np.divide(np.einsum("bn,bn->b", steps, steps), slow, out=slope, where=slow > 0.0)
+    slow = np.minimum(slow / count, mean_square)
+    return np.stack([mean, np.sqrt(slow), np.sqrt(mean_square - slow), slope])
 
 
 def _long_runs(samples: Samples, least: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

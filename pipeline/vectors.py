@@ -13,8 +13,8 @@ from pipeline.assembly import build_sensor
 from pipeline.commands import chosen_settings, load_engine, recorded_extent
 from pipeline.fleet import Fleet
 from pipeline.messages import SensorChunk
-from pipeline.monitor import measured
-from pipeline.sensor import Cut, SensorMonitor
+from pipeline.monitor import Item, measured
+from pipeline.sensor import Ready, SensorMonitor
 from pipeline.settings import Settings
 from pipeline.terminal import meter
 
@@ -42,8 +42,8 @@ def embed(
         EmbeddingsFile(out, engine.model_id, trained=engine.trained) as file,
         meter(console, extent.first_ns, extent.length_s) as show,
     ):
-        for cuts in _batches(_cuts(chunks, settings, engine)):
-            found = [ready for ready in measured(cuts) if ready is not None]
+        for batch in _batches(_items(chunks, settings, engine)):
+            found = [ready for _, ready in measured(batch) if isinstance(ready, Ready)]
             good = [ready for ready in found if ready.gain != 0.0]
             windows = [ready.window for ready in good]
             vectors = engine.embed(
@@ -55,13 +55,12 @@ def embed(
             gains = [ready.gain / ready.window.scale for ready in good]
             file.write(windows, vectors, gains)
             written, left_out = written + len(good), left_out + len(found) - len(good)
-            show(cuts[-1][1].health.window_end_ns, f"{written} windows")
+            if found:
+                show(found[-1].window.start_ns, f"{written} windows")
     return written, left_out
 
 
-def _cuts(
-    chunks: Iterable[SensorChunk], settings: Settings, engine: EchoEngine
-) -> Iterator[tuple[SensorMonitor, Cut]]:
+def _items(chunks: Iterable[SensorChunk], settings: Settings, engine: EchoEngine) -> Iterator[Item]:
     """The monitor's own first half, so that windows and gains are those of the monitor."""
     sensors: dict[str, SensorMonitor] = {}
     for chunk in chunks:
@@ -69,17 +68,15 @@ def _cuts(
             info = Fleet().sensor(chunk.sensor_id)
             sensors[chunk.sensor_id] = build_sensor(info, settings, engine)
         sensor = sensors[chunk.sensor_id]
-        yield from ((sensor, cut) for cut in sensor.cut(chunk)[0])
+        yield from ((sensor, item) for item in sensor.cut(chunk))
     for sensor in sensors.values():
-        yield from ((sensor, cut) for cut in sensor.flush()[0])
+        yield from ((sensor, item) for item in sensor.flush())
 
 
-def _batches(
-    cuts: Iterable[tuple[SensorMonitor, Cut]], size: int = 64
-) -> Iterator[list[tuple[SensorMonitor, Cut]]]:
-    batch: list[tuple[SensorMonitor, Cut]] = []
-    for cut in cuts:
-        batch.append(cut)
+def _batches(items: Iterable[Item], size: int = 64) -> Iterator[list[Item]]:
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
         if len(batch) == size:
             yield batch
             batch = []

@@ -29,12 +29,13 @@ CORE = {
     "wording": {"messages", "case_fold"},
     "arrival": {"messages"},
     "breaks": {"messages"},
+    "pace": {"messages", "arrival"},
     "velocity": {"messages", "indicators"},
     "pictures": {"messages", "indicators"},
     "reference": {"messages", "running", "baseline", "drift"},
     "sensor": {
         "messages", "windows", "signal_shape", "health", "breaks", "velocity", "pictures",
-        "running", "baseline", "drift", "reference", "alarms", "arrival",
+        "running", "baseline", "drift", "reference", "alarms", "arrival", "pace",
     },
     "monitor": {"messages", "signal_shape", "indicators", "sensor", "arrival"},
 }  # fmt: skip
