@@ -64,7 +64,7 @@ def command(
         live = unpack(states[f"live {sensor_id}"])
         logic = AlarmLogic(sensor_id, asset_of(sensor_id), rules=rules(delays))
         logic.import_state(live["alarms"])
-        found = _obey(logic, action, int(live["last_ns"]), by, why, shelve_s)
+        found = _obey(logic, action, live["alarms"]["last_ns"] or 0, by, why, shelve_s)
         written[f"live {sensor_id}"] = pack({**live, "alarms": logic.export_state()})
         for transition in found:
             changed |= {case.case_id: case for case in cases.add(transition)}
