@@ -5,6 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
+from pipeline import state
+from pipeline.messages import NS_PER_S, Flags, SensorChunk
+from pipeline.timeline import Timebase
+from pipeline.windows import min_samples, window_samples
 from window_cases import (
     END,
     LENGTH,
@@ -21,11 +26,6 @@ from window_cases import (
     run,
     windows,
 )
-
-from pipeline import state
-from pipeline.messages import NS_PER_S, Flags, SensorChunk
-from pipeline.timeline import Timebase
-from pipeline.windows import min_samples, window_samples
 
 STARTS = st.integers(START_NS, START_NS + 10 * NS_PER_S)
 

@@ -3,6 +3,9 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from pipeline.messages import NS_PER_S, SensorChunk
+from pipeline.windows import Output, min_samples
 from window_cases import (
     END,
     LENGTH,
@@ -17,9 +20,6 @@ from window_cases import (
     run,
     windows,
 )
-
-from pipeline.messages import NS_PER_S, SensorChunk
-from pipeline.windows import Output, min_samples
 
 BURST_NS = START_NS + 30 * 10**6  # off the grid
 

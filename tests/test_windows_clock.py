@@ -3,6 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
+from pipeline import state
+from pipeline.messages import NS_PER_S, SensorChunk
+from pipeline.windows import Output, Windower, window_samples
 from window_cases import (
     END,
     LENGTH,
@@ -16,10 +20,6 @@ from window_cases import (
     run,
     windows,
 )
-
-from pipeline import state
-from pipeline.messages import NS_PER_S, SensorChunk
-from pipeline.windows import Output, Windower, window_samples
 
 
 def relay(chunks: Iterable[SensorChunk], **options: object) -> Output:

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from window_cases import LENGTH, RATE_HZ, RATES, START_NS, content, cut, kinds, make, run, windows
 
 from pipeline import state
 from pipeline.messages import NS_PER_S, Flags, SensorChunk
 from pipeline.timeline import Grid, Timebase
 from pipeline.windows import Windower, min_samples, window_samples
+from window_cases import LENGTH, RATE_HZ, RATES, START_NS, content, cut, kinds, make, run, windows
 
 
 @settings(max_examples=30, deadline=None)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from window_cases import END, START_NS, kinds, run, windows
 
 from pipeline.messages import NS_PER_S, SensorChunk
 from pipeline.windows import Output, Windower, window_samples
+from window_cases import END, START_NS, kinds, run, windows
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
