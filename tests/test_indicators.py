@@ -195,7 +195,9 @@ def test_the_samples_are_left_alone() -> None:
 @given(
     members=st.lists(
         st.tuples(
-            st.sampled_from([(16_000.0, 15_600), (25_600.0, 24_960), (400.0, 390), (1e5, 7)]),
+            st.sampled_from(
+                [(16_000.0, 15_600), (8_000.0, 15_600), (25_600.0, 24_960), (400.0, 390), (1e5, 7)]
+            ),
             st.sampled_from(["noise", "loud", "flat", "broken", "counts"]),
         ),
         max_size=20,

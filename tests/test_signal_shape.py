@@ -14,7 +14,9 @@ N = 15_600
 
 @given(
     kinds=st.lists(
-        st.sampled_from(["i16", "i32", "f32", "huge", "tiny", "flat", "two", "broken", "short"]),
+        st.sampled_from(
+            ["i16", "i32", "f32", "huge", "tiny", "flat", "two", "odd", "broken", "short", "slow"]
+        ),
         max_size=20,
     ),
     seed=st.integers(0, 99),
@@ -45,9 +47,10 @@ def shaped(kind: str, rng: np.random.Generator) -> Window:
         values = np.rint(noise).astype(np.int32 if kind == "i32" else np.int16)
     elif kind in ("huge", "tiny"):
         values = (noise * (1e30 if kind == "huge" else 1e-30)).astype(np.float32)
-    elif kind in ("flat", "two"):
+    elif kind in ("flat", "two", "odd"):
         values = np.full(N, 7, np.int16)
-        values[: N // 3] -= kind == "two"
+        values[: N // 3] -= kind != "flat"
+        values[-1] -= 2 * (kind == "odd")
     elif kind == "broken":
         values[::7] = np.nan
-    return Window("s", RATE, 0, 0, values)
+    return Window("s", RATE / 4 if kind == "slow" else RATE, 0, 0, values)
