@@ -49,8 +49,8 @@ def shaped(kind: str, rng: np.random.Generator) -> Window:
         values = (noise * (1e30 if kind == "huge" else 1e-30)).astype(np.float32)
     elif kind in ("flat", "two", "odd"):
         values = np.full(N, 7, np.int16)
-        values[: N // 3] -= kind != "flat"
-        values[-1] -= 2 * (kind == "odd")
+        values[: N // 3] -= 2 * (kind != "flat")
+        values[-1] -= kind == "odd"
     elif kind == "broken":
         values[::7] = np.nan
     return Window("s", RATE / 4 if kind == "slow" else RATE, 0, 0, values)
