@@ -167,8 +167,10 @@ class EmbeddedRun:
             if sensor.baseline_changed:
                 states[f"baseline {sensor_id}"] = pack(sensor.export_baseline())
                 sensor.baseline_changed = False
+        latest = [self._monitor.sensors[name].latest_spectrum() for name in self._pending.touched]
+        spectra = tuple(picture for picture in latest if picture is not None)
         self._store.commit(
-            self._pending.done,
+            [*self._pending.done, Processed((), (), spectra)],
             cases=list(self._pending.cases.values()),
             states=states,
             facts={

@@ -6,7 +6,6 @@ plant, so that a clock that is late or has stepped back makes none.
 
 from typing import Final
 
-from pipeline.arrival import AHEAD_NS
 from pipeline.messages import NS_PER_S, State
 
 VERSION: Final = 1
@@ -44,7 +43,7 @@ class Pace:
 
         A sensor that is alone is the plant; a clock that runs far ahead must not buy years.
         """
-        self._heard_ns = max(now_ns, min(at_ns, now_ns + AHEAD_NS) if now_ns else at_ns)
+        self._heard_ns = max(now_ns, at_ns)
 
     @property
     def wait_s(self) -> float:

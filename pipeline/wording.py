@@ -95,7 +95,8 @@ def _cause(evidence: SensorEvidence) -> str:
     where = f"the {band(low_hz, high_hz)} band" if high_hz > 0 else "the signal"
     share = f" ({100 * evidence.band_share:.0f} % of the change)" if evidence.band_share else ""
     if evidence.reason == "level":
-        most = f"; most of the change is in {where}{share}" if high_hz > 0 else ""
+        part = "most" if evidence.band_share > 0.5 else "the largest share"
+        most = f"; {part} of the change is in {where}{share}" if high_hz > 0 else ""
         limit = f" (limit {evidence.limit:.2g})" if evidence.limit else ""
         return f"the level is {evidence.value:.2g} x its baseline{limit}{most}"
     if evidence.reason in ("", "drift"):
@@ -137,4 +138,4 @@ def _listed(words: list[str]) -> str:
 
 
 def _kilo(hertz: float) -> str:
-    return f"{hertz / 1000:.2g}" if hertz < 10_000 else f"{hertz / 1000:.0f}"
+    return f"{hertz / 1000:.2g}" if hertz < 10_000 else f"{hertz / 1000:.1f}"

@@ -384,5 +384,5 @@ def test_bands_are_in_hertz_below_one_kilohertz_else_in_kilohertz() -> None:
     assert [band(0, 999), band(640, 1280), band(10_240, 11_520)] == [
         "0-999 Hz",
         "0.64-1.3 kHz",
-        "10-12 kHz",
+        "10.2-11.5 kHz",
     ]

@@ -133,7 +133,14 @@ def test_name_that_is_only_a_time_takes_the_folder_s(tmp_path: Path) -> None:
 
 def test_sensor_ids_keep_to_the_charset(tmp_path: Path) -> None:
     wav(tmp_path / "Pumpe 1 (DE) ä.wav")
-    assert {c.sensor_id for c in read([tmp_path])} == {"Pumpe_1_DE"}
+    assert {c.sensor_id for c in read([tmp_path])} == {"Pumpe_1_DE_a"}
+
+
+def test_names_that_differ_stay_different_sensors(tmp_path: Path) -> None:
+    names = ("M\u00fcller", "M\u00f6ller", "\u6cf5\u4e00", "\u6cf5\u4e8c")
+    for name in names:
+        wav(tmp_path / f"{name}.wav")
+    assert len({c.sensor_id for c in read([tmp_path])}) == len(names)
 
 
 def test_two_channels_never_become_one_sensor(tmp_path: Path) -> None:

@@ -172,3 +172,13 @@ def test_one_bad_stamp_neither_blinds_the_plant_nor_dates_its_alarms(engine):
     assert max(w.window_end_ns for w in windows) < (1_700_000_000 + 2000) * NS_PER_S
     assert any(t.after == "alarm" for w in windows if w.sensor_id == "m/a" for t in w.transitions)
     assert [w for w in windows if w.sensor_id == "m/b"][-1].health.faults == ("silent",)
+
+
+def test_no_sensor_is_silent_before_its_first_sample(engine):
+    rng = np.random.default_rng(30)
+    day_s = 86_400.0
+    chunks = [capture("m/a", i, noise(rng), at_s=10.0 * i) for i in range(5)]
+    for i in range(5):
+        chunks += [capture(f"m/{s}", i, noise(rng), at_s=3 * day_s + 10.0 * i) for s in "bc"]
+    windows, _ = drive(build_monitor(SETTINGS, Fleet(), engine), chunks)
+    assert {w.sensor_id for w in windows if "silent" in w.health.faults} <= {"m/a"}

@@ -5,7 +5,9 @@ A reader opens one file, reads its header and returns `Recording`s. Cutting into
 Value in `unit` = number in the file x `scale` + `offset`.
 """
 
+import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -216,8 +218,14 @@ def sensor_name(template: Named | None, default: str, **parts: str) -> str:
             raise ValueError(f"sensor template may use {known}, got {template!r}") from error
     else:
         name = default
-    clean = re.sub(r"[^A-Za-z0-9._/:-]+", "_", name)
-    return re.sub(r"/{2,}", "/", clean).strip("_/") or "unnamed"
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    clean = re.sub(r"[^A-Za-z0-9._/:-]+", "_", plain)
+    clean = re.sub(r"/{2,}", "/", clean).strip("_/")
+    lost = any(not unicodedata.normalize("NFKD", c).encode("ascii", "ignore") for c in name)
+    if not lost:
+        return clean or "unnamed"
+    # Two names must not become one sensor because their letters have no ASCII form.
+    return f"{clean or 'sensor'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def with_options(channel: Channel, options: ReadOptions, full_scale: float = 1.0) -> Channel:
