@@ -159,7 +159,8 @@ class Features:
         rms: Of the signal less its mean, in the sensor's unit; likewise `peak`.
         crest: peak / rms.
         kurtosis: Pearson's (3 for Gaussian noise).
-        velocity_mm_s: RMS velocity 10-1000 Hz; None unless acceleration, known unit, >= 1 s.
+        velocity_mm_s: RMS velocity 10-1000 Hz; None unless acceleration, known unit and >= 1 s of
+            contiguous signal.
         octaves_db: ((centre_hz, level_db), ...) 1/3-octave levels, dB re 1 unit.
     """
 
