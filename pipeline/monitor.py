@@ -90,12 +90,9 @@ class Monitor:
         return self._judge(items)
 
     def flush(self) -> Processed:
-        """End of the stream: what the windowers hold, and the newest spectrum of each sensor."""
+        """End of the stream: what the windowers still hold."""
         sensors = self._sensors.values()
-        done = self._judge([(sensor, item) for sensor in sensors for item in sensor.flush()])
-        latest = [sensor.latest_spectrum() for sensor in sensors]
-        spectra = (*done.spectra, *(picture for picture in latest if picture is not None))
-        return Processed(done.windows, done.events, spectra)
+        return self._judge([(sensor, item) for sensor in sensors for item in sensor.flush()])
 
     def _sensor(self, sensor_id: str) -> SensorMonitor:
         if sensor_id not in self._sensors:

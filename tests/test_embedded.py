@@ -65,6 +65,7 @@ def content(folder):
                 "transition_id, at_ns from transitions",
                 "case_id, 0 from cases",
                 "sensor_id, at_ns, kind from events",
+                "sensor_id, kind, at_ns from spectra",
             )
         ]
         columns = 'rms, score, "limit", learning_pct'
