@@ -26,7 +26,7 @@ from pipeline import __version__
 from pipeline import simulate as simulation
 from pipeline.assembly import build_monitor
 from pipeline.cases import CaseBook
-from pipeline.embedded import EmbeddedRun, Progress
+from pipeline.embedded import EmbeddedRun, Progress, RestoreError
 from pipeline.extent import Extent, extent_of
 from pipeline.fleet import Fleet, FleetError, load_fleet, parse_fleet
 from pipeline.messages import SensorChunk
@@ -47,8 +47,8 @@ class RunError(ValueError):
 
 
 USER_ERRORS = (
-    ReadError, StoreError, FleetError, SettingsError, OperatorError, RunError, OSError,
-    sqlite3.DatabaseError,
+    ReadError, StoreError, FleetError, SettingsError, OperatorError, RunError, RestoreError,
+    OSError, sqlite3.DatabaseError,
 )  # fmt: skip
 """Mistakes that a person can mend; anything else is one of ours and shows its traceback."""
 

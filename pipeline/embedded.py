@@ -25,6 +25,10 @@ COMMIT_S = 10.0
 COMMIT_WINDOWS = 20_000
 
 
+class RestoreError(ValueError):
+    """A stored state of another version or model."""
+
+
 class Store(Protocol):
     """Where an embedded run keeps what it found."""
 
@@ -103,7 +107,10 @@ class EmbeddedRun:
         self._batch_samples = batch_samples
         self._pending = _Pending()
         self.progress = Progress()
-        self._restore()
+        try:
+            self._restore()
+        except (ValueError, KeyError) as error:
+            raise RestoreError(f"the stored state cannot be used: {error}") from error
 
     def run(
         self,

@@ -10,11 +10,12 @@ from echo_model.engine import EchoEngine
 from pipeline import simulate
 from pipeline.assembly import build_monitor
 from pipeline.cases import CaseBook
-from pipeline.embedded import EmbeddedRun
+from pipeline.embedded import EmbeddedRun, RestoreError
 from pipeline.fleet import parse_fleet
 from pipeline.report import render
 from pipeline.run_report import collect, describe_case
 from pipeline.settings import load
+from pipeline.state import pack, unpack
 
 SETTINGS = load({}, profile="accelerated", learning={"min_windows": 32})
 PLANT = simulate.demo_plant(1, hours=0.75, every_s=30.0)
@@ -140,3 +141,13 @@ def test_a_folder_without_a_store_is_refused_by_name(tmp_path):
     (tmp_path / FILE_NAME).write_bytes(b"no database" * 100)
     with pytest.raises(StoreError, match="not a usable store"):
         LocalStore(tmp_path)
+
+
+def test_a_state_of_another_version_is_refused_by_name(tmp_path, engine):
+    store, run = job(tmp_path, engine)
+    run.run(PLANT.chunks(), stop=lambda: True)
+    old = {**unpack(store.states()["monitor"]), "version": 0}
+    store.commit([], states={"monitor": pack(old)})
+    store.close()
+    with pytest.raises(RestoreError, match="state version must be"):
+        job(tmp_path, engine)
