@@ -152,7 +152,7 @@ def _monitor(
         "profile": settings.profile,
         "model_id": engine.model_id,
         "trained": engine.trained,
-        "settings": settings.model_dump(mode="json", exclude={"threads"}),
+        "settings": settings.of_results(),
         "fleet": [asdict(info) for info in fleet.sensors],
     }
     _make_folder(out)

@@ -10,10 +10,11 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.drift import DETECTORS
+from pipeline.service_settings import Group, Influx, Kafka, WorkerSettings
 
 PREFIX = "ECHOWATCH_"
 DAY_S = 86_400.0
@@ -21,11 +22,7 @@ DAY_S = 86_400.0
 ProfileName = Literal["plant", "accelerated", "short"]
 
 
-class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Windows(_Group):
+class Windows(Group):
     """How a signal is cut."""
 
     patches: int = Field(6, ge=1, description="16-frame patches per window; 6 = 0.975 s")
@@ -39,7 +36,7 @@ class Windows(_Group):
     min_silence_s: float = Field(300.0, gt=0, description="shortest silence that is a fault")
 
 
-class Learning(_Group):
+class Learning(Group):
     """When a baseline is known."""
 
     min_windows: int = Field(200, ge=16, description="windows a baseline needs")
@@ -51,7 +48,7 @@ class Learning(_Group):
     )
 
 
-class Detection(_Group):
+class Detection(Group):
     """What counts as evidence."""
 
     detectors: tuple[str, ...] = Field(
@@ -71,7 +68,7 @@ class Detection(_Group):
     level_alarm: float = Field(2.0, gt=1, description="alarm at this multiple of the baseline RMS")
 
 
-class Delays(_Group):
+class Delays(Group):
     """How long evidence must last before people hear of it."""
 
     on_windows: int = Field(5, ge=1, description="this many windows over the limit ...")
@@ -118,6 +115,13 @@ class Settings(BaseSettings):
     learning: Learning = Learning()
     detection: Detection = Detection()
     delays: Delays = Delays()
+    kafka: Kafka = Kafka()
+    influx: Influx = Influx()
+    worker: WorkerSettings = WorkerSettings()
+
+    def of_results(self) -> dict[str, Any]:
+        """All that results depend on, JSON-able: no service, no secret."""
+        return self.model_dump(mode="json", exclude={"kafka", "influx", "worker", "threads"})
 
 
 class SettingsError(ValueError):
@@ -147,7 +151,9 @@ def load(environment: Mapping[str, str] | None = None, **given: Any) -> Settings
         return Settings(**{**merged, "profile": profile})
     except ValidationError as error:
         lines = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}"
+            # A whole group may hold a secret.
+            + ("" if isinstance(e["input"], Mapping) else f", got {e['input']!r}")
             for e in error.errors()
         ]
         raise SettingsError("settings: " + "; ".join(lines)) from error
@@ -157,7 +163,7 @@ def names() -> dict[str, tuple[str, Any, str]]:
     """Environment variable -> (type, default, description) of every setting."""
     found: dict[str, tuple[str, Any, str]] = {}
     for name, field in Settings.model_fields.items():
-        if isinstance(field.default, _Group):
+        if isinstance(field.default, Group):
             for inner, inner_field in type(field.default).model_fields.items():
                 found[f"{PREFIX}{name}__{inner}".upper()] = _row(inner_field)
         else:

@@ -1,0 +1,166 @@
+"""Settings of the services around the core: Kafka, InfluxDB and the worker.
+
+Secrets are given as a variable or, better, as a file that holds nothing else; they are never shown.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+Security = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+Mechanism = Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"]
+Role = Literal["signals", "cases", "all"]
+MIB = 1 << 20
+
+
+def _names(value: object) -> object:
+    """A list of names may come as one comma separated string."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part for part in (name.strip() for name in value.split(",")) if part)
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+
+
+class Group(BaseModel):
+    """Settings that belong together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def secret(given: SecretStr | None, file: Path | None, name: str) -> str | None:
+    """A secret from its variable or its file.
+
+    Raises:
+        ValueError: for a file that cannot be read or is empty.
+    """
+    if file is None:
+        return None if given is None else given.get_secret_value()
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}_file {file} cannot be read: {error}") from error
+    if not text:
+        raise ValueError(f"{name}_file {file} is empty")
+    return text
+
+
+class Kafka(Group):
+    """Where the messages are."""
+
+    bootstrap: Names = Field(("127.0.0.1:9092",), description="brokers, comma separated")
+    security: Security = Field(
+        "PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
+    )
+    allow_plaintext: bool = Field(
+        default=False, description="allow unencrypted connections beyond this machine"
+    )
+    mechanism: Mechanism = Field(
+        "SCRAM-SHA-512", description="SCRAM-SHA-256, SCRAM-SHA-512, or PLAIN over TLS"
+    )
+    username: str | None = Field(None, description="SASL user")
+    password: SecretStr | None = Field(None, description="SASL password")
+    password_file: Path | None = Field(None, description="file with the SASL password")
+    ca_file: Path | None = Field(None, description="certificates (PEM) that brokers must chain to")
+    cert_file: Path | None = Field(None, description="client certificate (PEM)")
+    key_file: Path | None = Field(None, description="key of the client certificate (PEM)")
+    group: str = Field("echowatch", description="prefix of consumer groups and changelog topics")
+    signals: Names = Field(("sensors.signals",), description="topics of signals, comma separated")
+    signals_pattern: str | None = Field(
+        None, description="regular expression; topics that match are read as well"
+    )
+    transitions: str = Field("sensor.transitions", description="topic of alarm state changes")
+    alarms: str = Field("machine.alarms", description="topic of cases, compacted")
+    commands: str = Field("machine.commands", description="topic of what people say, compacted")
+    dead_letters: str = Field("sensors.dead-letters", description="topic of refused messages")
+    partitions: int = Field(12, ge=1, description="partitions of every topic; most workers useful")
+    replication: int = Field(1, ge=1, description="copies of every topic; 3 in a plant")
+    retention_h: float = Field(168.0, gt=0, description="hours that signals are kept")
+    retention_gb: float | None = Field(
+        None, gt=0, description="GB that a partition of signals may take"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Kafka":
+        if self.security.startswith("SASL") and not (self.username and self.password_given):
+            raise ValueError(f"{self.security} needs username and password (or password_file)")
+        if self.security == "SASL_PLAINTEXT" and self.mechanism == "PLAIN":
+            raise ValueError("PLAIN sends the password itself: use it with SASL_SSL only")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file go together")
+        if not self.bootstrap:
+            raise ValueError("bootstrap needs at least one host:port")
+        return self
+
+    @property
+    def password_given(self) -> bool:
+        """Whether a password was given in either way."""
+        return self.password is not None or self.password_file is not None
+
+    def password_text(self) -> str | None:
+        """The password.
+
+        Raises:
+            ValueError: for a file that cannot be read or is empty.
+        """
+        return secret(self.password, self.password_file, "kafka.password")
+
+
+class Influx(Group):
+    """Where the results go."""
+
+    url: str = Field("http://127.0.0.1:8086", description="address of InfluxDB 2")
+    org: str = Field("echowatch", description="organisation")
+    bucket: str = Field("echowatch", description="bucket of results")
+    token: SecretStr | None = Field(None, description="token that may write the bucket")
+    token_file: Path | None = Field(None, description="file with the token")
+    batch_lines: int = Field(5000, ge=1, le=50_000, description="most points of one request")
+    timeout_s: float = Field(10.0, gt=0, description="patience with one request, s")
+    ca_file: Path | None = Field(None, description="certificates (PEM) the server must chain to")
+
+    def token_text(self) -> str | None:
+        """The token.
+
+        Raises:
+            ValueError: for a file that cannot be read or is empty.
+        """
+        return secret(self.token, self.token_file, "influx.token")
+
+
+class WorkerSettings(Group):
+    """How a worker works."""
+
+    role: Role = Field("all", description="signals, cases or all")
+    fleet: Path | None = Field(None, description="fleet file (YAML)")
+    checkpoint_s: float = Field(5.0, gt=0, description="seconds between checkpoints")
+    session_timeout_s: float = Field(
+        10.0, ge=2, description="silence after which Kafka gives a worker's partitions away, s"
+    )
+    drain_s: float = Field(8.0, gt=0, le=60, description="longest wait for results at the end, s")
+    pending_mb: float = Field(256.0, ge=1, description="signals read but not yet checkpointed, MB")
+    pending_messages: int = Field(
+        50_000, ge=64, description="messages read but not yet checkpointed"
+    )
+    batch_samples: int = Field(MIB, ge=1024, description="samples of one micro-batch")
+    unknown_sensors: Literal["accept", "refuse", "quarantine"] = Field(
+        "refuse",
+        description="sensors that a given fleet file does not name: accept, refuse (dead letter) "
+        "or quarantine (watched, but written to the measurements of quarantine only)",
+    )
+    max_sensors: int = Field(20_000, ge=1, description="more sensors than these are refused")
+    future_s: float = Field(
+        3600.0, ge=0, description="stamps further ahead of this machine's clock are refused, s"
+    )
+    live_s: float = Field(
+        60.0,
+        ge=0,
+        description="signals that arrive within this time are live: silence is then "
+        "noticed by the clock, too; 0 = never",
+    )
+    watchdog_s: float = Field(
+        120.0, gt=0, description="a worker that stands this long beside waiting messages exits, s"
+    )
+    host: str = Field("127.0.0.1", description="address of /live, /ready and /metrics")
+    port: int = Field(8620, ge=0, le=65_535, description="port of these; 0 = none")
