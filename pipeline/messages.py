@@ -335,6 +335,23 @@ class Processed:
 
 
 @dataclass(frozen=True, slots=True)
+class Point:
+    """One point of a time series: what a store of metrics keeps.
+
+    Attributes:
+        measurement: Name of the series' kind.
+        tags: ((name, value), ...) in order of name; bounded in number, see `pipeline.points`.
+        fields: Name -> value; at least one.
+        at_ns: Event time. Another point of the same tags and time replaces its fields.
+    """
+
+    measurement: str
+    tags: tuple[tuple[str, str], ...]
+    fields: dict[str, float | int | str | bool]
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Trend:
     """One sensor's windows over time, as columns; each array is (n,) unless said otherwise.
 

@@ -1,0 +1,86 @@
+"""State of one sensor or asset in, one record of the changelog out, and back.
+
+A record is a header of one JSON line and a packed state (`pipeline.state`). The header says up to
+which offset of which topic the state has heard, so that what it has heard is never learnt twice and
+of two records the one that knows more wins, whoever wrote last: a worker that was frozen and goes
+on may write an old one after a newer.
+
+Keys: `live|SENSOR` (small, often), `base0|SENSOR` and `base1|SENSOR` (baselines; large, rare; the
+live record names the one it belongs to, so that the pair changes in one write), `case|ASSET`.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+from pipeline.state import StateError
+
+VERSION: Final = 1
+Kind = Literal["live", "base0", "base1", "case"]
+BASES: Final[tuple[Kind, Kind]] = ("base0", "base1")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a record knows.
+
+    Attributes:
+        positions: Topic -> offset of the last message that the state includes.
+        epoch: Raised by a rewind: records of a higher epoch win, whatever their offsets.
+        base: Slot of the baseline that a live record belongs to; None before the first.
+        deadline_ns: Event time at which the sensor counts as silent; 0 = not waited for.
+        heard_ns: Event time at which it was heard last.
+    """
+
+    positions: dict[str, int] = field(default_factory=dict)
+    epoch: int = 0
+    base: int | None = None
+    deadline_ns: int = 0
+    heard_ns: int = 0
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Of two records of one key, the one that ranks higher knows more."""
+        return (self.epoch, sum(self.positions.values()) + len(self.positions))
+
+
+def key_of(kind: Kind, name: str) -> bytes:
+    """Key of the record of a sensor or asset.
+
+    >>> key_of("live", "plant/pump/de")
+    b'live|plant/pump/de'
+    """
+    return f"{kind}|{name}".encode()
+
+
+def name_of(key: bytes) -> tuple[str, str]:
+    """(kind, sensor or asset) of a key."""
+    kind, _, name = key.decode().partition("|")
+    return kind, name
+
+
+def write_record(header: Header, body: bytes) -> bytes:
+    """Value of a record."""
+    return json.dumps({"version": VERSION, **asdict(header)}).encode() + b"\n" + body
+
+
+def read_header(value: bytes) -> Header:
+    """Header of a record, without looking at its state.
+
+    Raises:
+        StateError: for bytes that are no record, or one of another version.
+    """
+    head, newline, _ = value.partition(b"\n")
+    try:
+        found: dict[str, Any] = json.loads(head)
+        version = found.pop("version")
+        if not newline or version != VERSION:
+            raise StateError(f"record version must be {VERSION}, got {version!r}")
+        return Header(**found)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StateError(f"not a state record: {error}") from error
+
+
+def read_body(value: bytes) -> bytes:
+    """Packed state of a record."""
+    return value.partition(b"\n")[2]
