@@ -10,15 +10,24 @@ import sqlite3
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from pipeline import __version__, cli_alarms
-
-if TYPE_CHECKING:
-    from connectors.files import ReadOptions
+from pipeline.cli_options import (
+    AsJson,
+    AtError,
+    OnError,
+    Paths,
+    Period,
+    Rate,
+    Scale,
+    Start,
+    Unit,
+    read_options,
+)
 
 EXIT_TROUBLE = 1
 EXIT_OPEN_CASE = 3
@@ -27,7 +36,6 @@ EXIT_CODES = (
     "Exit codes: 0 done, 1 could not be done, 2 wrong usage, 3 a case is open (only with "
     "--exit-code), 130 interrupted. Files left out by --on-error skip do not change it."
 )
-MAX_NOTES = 20
 
 app = typer.Typer(
     name="echowatch",
@@ -48,69 +56,16 @@ class ProfileName(StrEnum):
     SHORT = "short"
 
 
-class AtError(StrEnum):
-    """What to do at a broken file."""
-
-    STOP = "stop"
-    SKIP = "skip"
-
-
 app.add_typer(cli_alarms.app, name="alarms")
 
-Paths = Annotated[
-    list[Path],
-    typer.Argument(help="Recordings: files or folders, of any mix; see docs/recordings.md."),
-]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for results; made if absent.")]
 Profile = Annotated[
     ProfileName,
     typer.Option(help="Time constants; auto: by length of recording.", envvar="ECHOWATCH_PROFILE"),
 ]
 Model = Annotated[str | None, typer.Option(help="Shipped name or checkpoint file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
-Rate = Annotated[float | None, typer.Option(help="Sample rate in Hz where files hold none.")]
-Unit = Annotated[str | None, typer.Option(help="Unit of the values (g, m/s2, Pa, ...).")]
-Scale = Annotated[float | None, typer.Option(help="Unit per number in the files.")]
-Start = Annotated[str | None, typer.Option(help="ISO time of the first file without a time.")]
-Period = Annotated[float | None, typer.Option(help="Seconds between files without a time.")]
-OnError = Annotated[AtError, typer.Option(help="At a broken file: stop, or report and skip it.")]
 FleetFile = Annotated[Path | None, typer.Option(help="Fleet file (YAML), see docs/fleet.md.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda[:N].")]
-
-
-def _options(
-    rate: float | None,
-    unit: str | None,
-    scale: float | None,
-    start: str | None,
-    period: float | None,
-    on_error: AtError,
-    problems: list[str],
-) -> "ReadOptions":
-    from connectors.files import ReadOptions
-    from connectors.files.times import parse_time
-
-    def problem(text: str) -> None:
-        if text in problems:  # headers are read twice: to describe, then to read
-            return
-        problems.append(text)
-        if len(problems) <= MAX_NOTES:
-            console.print(f"note: {text}", markup=False, soft_wrap=True)
-
-    try:
-        if start is not None:
-            parse_time(start)
-        return ReadOptions(
-            sample_rate_hz=rate,
-            unit=unit,
-            scale=scale,
-            start=start,
-            period_s=period,
-            on_error=on_error.value,
-            on_problem=problem,
-        )
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 @app.command(epilog=EXIT_CODES)
@@ -144,7 +99,7 @@ def run(
     problems: list[str] = []
     done = commands.run(
         paths,
-        _options(rate, unit, scale, start, period, on_error, problems),
+        read_options(rate, unit, scale, start, period, on_error, problems, console),
         out=out,
         fleet_path=fleet,
         profile=profile.value,
@@ -229,7 +184,7 @@ def embed(
 
     written, left_out = write_embeddings(
         paths,
-        _options(rate, unit, scale, start, period, on_error, []),
+        read_options(rate, unit, scale, start, period, on_error, [], console),
         out,
         profile=profile.value,
         overrides={"model": model, "device": device},
@@ -262,7 +217,7 @@ def inspect(
     from connectors.files import describe
     from pipeline import show
 
-    options = _options(rate, unit, scale, start, period, on_error, [])
+    options = read_options(rate, unit, scale, start, period, on_error, [], console)
     found = [describe(path, options) for path in paths]
     show.show_descriptions(found, _stdout(), as_json=as_json)
 
