@@ -95,8 +95,8 @@ def test_only_the_command_line_joins_connectors_and_pipeline():
     joined = [p.stem for p in (ROOT / "pipeline").glob("*.py") if any(
         i.startswith("connectors") for i in imports(p))]  # fmt: skip
     assert set(joined) <= {
-        "cli", "cli_alarms", "cli_kafka", "commands", "extent", "kafka_settings", "rewind", "show",
-        "vectors",
+        "cli", "cli_alarms", "cli_kafka", "cli_options", "commands", "extent", "kafka_settings",
+        "replay", "rewind", "show", "vectors",
     }  # fmt: skip
 
 
