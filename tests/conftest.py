@@ -3,6 +3,8 @@ from collections.abc import Generator
 
 import pytest
 
+import services
+
 SKIPPED: list[str] = []
 
 
@@ -27,3 +29,31 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("skipped, which CI forbids")
         for line in SKIPPED:
             terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def kafka():
+    """A broker that tests share: topics and groups need names of their own."""
+    with services.kafka() as server:
+        yield server
+
+
+@pytest.fixture
+def kafka_own():
+    """A broker of one's own, to be stopped and killed."""
+    with services.started(services.KafkaServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def influx():
+    """An InfluxDB that tests share: each takes a bucket of its own."""
+    with services.influx() as server:
+        yield server
+
+
+@pytest.fixture
+def influx_own():
+    """An InfluxDB of one's own, to be stopped and killed."""
+    with services.started(services.InfluxServer) as server:
+        yield server
