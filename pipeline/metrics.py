@@ -184,7 +184,11 @@ class Metrics:
     def _init_gauges(self) -> None:
         gauge = self._gauge
         self.lag = gauge(
-            "lag", "lag_messages", "Messages not yet acknowledged", "topic", "partition"
+            "lag",
+            "lag_messages",
+            "Messages of a partition after the last acknowledged",
+            "topic",
+            "partition",
         )
         self.queue_messages = gauge(
             "queue_messages", "queue_messages", "Messages read but not yet acknowledged"
