@@ -2,7 +2,7 @@
 
 Deviations from the point: a tag without text and a number that is not finite have no place in the
 protocol and are left out; a tab or line break in a name or tag becomes backslash-t, -n or -r; a
-name or tag that ends in a backslash, which the protocol cannot say, gets a space after it (as in
+backslash at the end of a name or tag, which the protocol cannot say, becomes a space (as in
 influxdb-client).
 """
 
