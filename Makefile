@@ -5,10 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint bench proto clean
+.PHONY: demo services test lint bench proto clean
 
 demo: $(READY)
 	$(BIN)/echowatch demo --out echowatch-demo
+
+# A real Kafka and InfluxDB in the foreground; their data stay in .services.
+services: $(READY)
+	$(BIN)/python tests/services.py run
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -4,6 +4,9 @@ from collections.abc import Generator
 import pytest
 
 import services
+from service_influx import InfluxServer
+from service_kafka import KafkaServer
+from service_kafka_secure import SecureKafka
 
 SKIPPED: list[str] = []
 
@@ -41,7 +44,14 @@ def kafka():
 @pytest.fixture
 def kafka_own():
     """A broker of one's own, to be stopped and killed."""
-    with services.started(services.KafkaServer) as server:
+    with services.started(KafkaServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def secure_kafka():
+    """A broker with TLS, client certificates and a user, shared by tests."""
+    with services.started(SecureKafka) as server:
         yield server
 
 
@@ -55,5 +65,5 @@ def influx():
 @pytest.fixture
 def influx_own():
     """An InfluxDB of one's own, to be stopped and killed."""
-    with services.started(services.InfluxServer) as server:
+    with services.started(InfluxServer) as server:
         yield server

@@ -6,6 +6,7 @@ import os
 import platform
 import secrets
 import shutil
+import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -13,11 +14,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from service_influx_build import build, buildable
 from service_process import (
     MissingError,
     Server,
     cache,
-    free_port,
     made_once,
     say,
     services_folder,
@@ -29,7 +30,9 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def influxd() -> Path:
-    """The server's binary: of the services folder, built earlier, or of this machine.
+    """The server's binary: of the services folder, built or unpacked earlier, of this machine.
+
+    CI builds it where the compilers are; a person is told how, as that takes minutes.
 
     Raises:
         MissingError: where none is to be had.
@@ -37,21 +40,35 @@ def influxd() -> Path:
     folder = services_folder()
     if (folder / "influxd").is_file():
         return folder / "influxd"
-    built = cache() / f"influxd-{VERSION}"
-    if built.exists():
-        return built
-    if (platform.system(), platform.machine()) == ("Linux", "x86_64"):
-        for packed in sorted(folder.glob("influxd-2.*-linux-amd64.xz")):
-            name = packed.name.removesuffix("-linux-amd64.xz")
-            return made_once(cache() / name, lambda binary: _unpack(packed, binary))  # noqa: B023
-    found = shutil.which("influxd")
-    if found is None:
-        raise MissingError(
-            f"InfluxDB: needs influxd 2 on the PATH or in {folder} (SERVICES_DIR), "
-            "`python tests/services.py build-influx` (7 minutes, once), or the address of a server "
-            "in TEST_INFLUX_URL, TEST_INFLUX_TOKEN and TEST_INFLUX_ORG"
-        )
-    return Path(found)
+    kept = cache() / f"influxd-{VERSION}"
+    packed = folder / f"influxd-{VERSION}-linux-amd64.xz"
+    if kept.exists():
+        return kept
+    if packed.exists() and (platform.system(), platform.machine()) == ("Linux", "x86_64"):
+        return made_once(kept, lambda binary: _unpack(packed, binary))
+    if (found := shutil.which("influxd")) and "InfluxDB v2" in _version(found):
+        return Path(found).resolve()
+    if os.environ.get("CI") and buildable():
+        return built()
+    raise MissingError(
+        f"InfluxDB: needs influxd 2 on the PATH or in {folder} (SERVICES_DIR), "
+        "`python tests/services.py build-influx` (minutes, once), or the address of a server in "
+        "TEST_INFLUX_URL, TEST_INFLUX_TOKEN and TEST_INFLUX_ORG"
+    )
+
+
+def built() -> Path:
+    """The binary, built from its published sources if it was not before.
+
+    Raises:
+        MissingError: where it cannot be built.
+    """
+    return made_once(cache() / f"influxd-{VERSION}", lambda binary: build(VERSION, binary))
+
+
+def _version(binary: str) -> str:
+    """What it says it is: influxd 1 has the same name."""
+    return subprocess.run([binary, "version"], capture_output=True, text=True, check=False).stdout
 
 
 def _unpack(packed: Path, binary: Path) -> None:
@@ -168,9 +185,8 @@ class InfluxServer(Server, InfluxAccess):
     def __init__(
         self, folder: Path, port: int | None = None, variables: dict[str, str] | None = None
     ) -> None:
-        Server.__init__(self, "InfluxDB", folder)
-        self.port = port or free_port()
-        self.token_file = folder / "token"
+        Server.__init__(self, "InfluxDB", folder, port)
+        self.token_file = self.folder / "token"
         self.binary = influxd()
         self.variables = variables or {}
         InfluxAccess.__init__(self, f"http://127.0.0.1:{self.port}", "echowatch", self._secret())

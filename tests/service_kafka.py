@@ -87,7 +87,7 @@ def _fetch(folder: Path) -> None:
     if maven is None:
         raise MissingError(
             "Kafka: needs Maven (mvn on the PATH) to fetch the broker, an unpacked Kafka in "
-            f"{services_folder()} (SERVICES_DIR), or the address of a broker in TEST_KAFKA_BOOTSTRAP"
+            f"{services_folder()} (SERVICES_DIR), or the address of one in TEST_KAFKA_BOOTSTRAP"
         )
     say(f"fetching Kafka {VERSION} through Maven, 43 MB, once ...")
     done = subprocess.run(
@@ -101,7 +101,6 @@ def _fetch(folder: Path) -> None:
         stdin=subprocess.DEVNULL,
     )
     if done.returncode:
-        shutil.rmtree(folder, ignore_errors=True)
         raise MissingError(
             f"Kafka: Maven could not fetch it:\n{(done.stdout + done.stderr)[-2000:]}"
         )
@@ -116,8 +115,7 @@ class KafkaServer(Server):
     """
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
-        super().__init__("Kafka", folder)
-        self.port = port or free_port()
+        super().__init__("Kafka", folder, port)
         self.libs = jars()
         self.java = java()
         self._configure()

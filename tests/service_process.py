@@ -1,13 +1,13 @@
 """A command in, a server that is up on its port out, which never outlives whoever started it.
 
-Servers survive stop, kill and start again on the same ports and data. A watchdog shell ends a server
-whose owner died without a word. POSIX only.
+A server may be stopped, killed and started again on the same ports and data. A watchdog shell ends
+the server whose owner died without a word. POSIX only.
 """
 
-import contextlib
 import fcntl
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +21,7 @@ DOWN_S = 30.0
 # Below the range from which Linux (32768) and macOS (49152) give ports to outgoing connections: a
 # client that knocks at a stopped server's port must not be given this very port and meet itself.
 PORTS = range(15_000, 32_000)
+_GIVEN: set[int] = set()
 
 
 class MissingError(Exception):
@@ -30,13 +31,13 @@ class MissingError(Exception):
 def cache() -> Path:
     """Folder of this user for what was fetched or built once."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "echowatch"
+    return Path(base).resolve() / "echowatch"
 
 
 def services_folder() -> Path:
     """Folder with binaries: SERVICES_DIR, or shared/services beside the checkout."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "services"
-    return Path(os.environ.get("SERVICES_DIR") or beside)
+    return Path(os.environ.get("SERVICES_DIR") or beside).resolve()
 
 
 def say(text: str) -> None:
@@ -56,21 +57,43 @@ def made_once(target: Path, make: Callable[[Path], None]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             partial = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
-            make(partial)
-            partial.rename(target)
+            try:
+                make(partial)
+                partial.rename(target)
+            finally:
+                _remove(partial)
     return target
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def free_port(*wanted: int) -> int:
-    """The first of `wanted` that is free on loopback, else any free port for a server."""
-    for _ in range(100):
-        for port in (*wanted, PORTS[secrets.randbelow(len(PORTS))]):
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                with contextlib.suppress(OSError):
-                    probe.bind(("127.0.0.1", port))
-                    return port
+    """The first of `wanted` that is free on loopback, else a free one for a server.
+
+    No port is given twice by one process, whose servers may be down for a while.
+    """
+    candidates = [*wanted, *(PORTS[secrets.randbelow(len(PORTS))] for _ in range(100))]
+    for port in candidates:
+        if port not in _GIVEN and _bindable(port):
+            _GIVEN.add(port)
+            return port
     raise MissingError("no free port on 127.0.0.1")
+
+
+def _bindable(port: int) -> bool:
+    with socket.socket() as probe:
+        # As servers do it: what an ended one left behind for a minute does not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def accepts(port: int) -> bool:
@@ -98,12 +121,14 @@ class Server:
     Args:
         name: For messages.
         folder: Its data and its log.
+        port: Of clients, on loopback; a free one where None.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, port: int | None = None) -> None:
         self.name = name
-        self.folder = folder
-        self.log = folder / f"{name.lower()}.log"
+        self.port = port or free_port()
+        self.folder = folder.resolve()
+        self.log = self.folder / f"{name.lower()}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -147,11 +172,14 @@ class Server:
         """Start it and wait until it serves.
 
         Raises:
-            RuntimeError: if it ends or is not up within 60 s, with the end of its log.
+            RuntimeError: if it ends or is not up within 60 s, with the end of its log, or if
+                somebody else has its port.
         """
         if self.running:
             return
         self._let_go()
+        if accepts(self.port):
+            raise RuntimeError(f"{self.name}: somebody else listens on 127.0.0.1:{self.port}")
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
