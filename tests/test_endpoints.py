@@ -179,6 +179,21 @@ def test_only_listening_beyond_this_machine_is_warned_of(host, warnings, caplog)
     assert all("ECHOWATCH_WORKER__HOST" in record.getMessage() for record in found)
 
 
+def test_a_judge_that_fails_is_an_error_without_inner_details_and_stops_nothing(caplog):
+    def fail():
+        raise KeyError("inner detail")
+
+    async def ask_both():
+        async with served(ready=fail) as client:
+            failed = await client.get("/ready")
+            return failed.status, await failed.text(), (await client.get("/live")).status
+
+    status, text, live = asyncio.run(ask_both())
+    assert (status, live) == (500, 200)
+    assert "inner detail" not in text
+    assert "inner detail" in caplog.text
+
+
 def test_requests_leave_no_log_line(caplog):
     caplog.set_level(logging.DEBUG)
     asked("/live")

@@ -50,6 +50,7 @@ def test_the_page_of_two_roles_declares_each_family_once_and_tells_them_apart():
     page, content_type = exposition([signals, cases])
     declared = re.findall(r"^# TYPE (\S+)", page.decode(), re.MULTILINE)
     assert len(declared) == len(set(declared))
+    assert not any(name.endswith("_created") for name in declared)
     assert content_type.startswith("text/plain; version=0.0.4")
     found = scraped(signals, cases)
     assert found["echowatch_windows_total",] == {"signals": 7.0, "cases": 0.0}
