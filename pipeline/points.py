@@ -39,6 +39,9 @@ SENSORS_CACHED: Final = 50_000
 QUARANTINE_SPREAD_NS: Final = 1_000_000
 
 
+_NO_LAGS: Final[Mapping[tuple[str, int], float]] = {}
+
+
 def _named(_: str) -> bool:
     """No sensor is in quarantine."""
     return False
@@ -146,6 +149,33 @@ class PointMaker:
             quarantined=quarantined,
         )
 
+    def pipeline_points(
+        self,
+        host: str,
+        role: str,
+        values: Mapping[str, float],
+        *,
+        at_ns: int,
+        lags: Mapping[tuple[str, int], float] = _NO_LAGS,
+    ) -> list[Point]:
+        """How a worker fares.
+
+        Args:
+            host: Name of the machine.
+            role: Of the worker.
+            values: From `Metrics.snapshot`; names that the schema does not have are left out.
+            at_ns: Present time.
+            lags: (topic, partition) -> messages not yet acknowledged.
+        """
+        known = SCHEMA["pipeline"].fields
+        tags = {"host": host, "role": role, "topic": "", "partition": ""}
+        fields = _finite({name: value for name, value in values.items() if name in known})
+        out = [Point("pipeline", tags_of("pipeline", tags), fields, at_ns)] if fields else []
+        for (topic, number), lag in lags.items():
+            placed = tags_of("pipeline", {**tags, "topic": topic, "partition": str(number)})
+            out.append(Point("pipeline", placed, {"lag": float(lag)}, at_ns))
+        return out
+
     def _tags(self, sensor_id: str) -> SensorTags:
         known = self._known.get(sensor_id)
         if known is None:
@@ -169,33 +199,6 @@ class PointMaker:
         for change in result.transitions:
             out.append(_alarm_point(change, tags))
         return out
-
-
-def pipeline_point(
-    values: Mapping[str, float],
-    *,
-    host: str,
-    role: str,
-    at_ns: int,
-    topic: str = "",
-    partition: str = "",
-) -> Point:
-    """How a worker fares.
-
-    Args:
-        values: From `Metrics.snapshot`; names that the schema does not have are left out.
-        host: Name of the machine.
-        role: Of the worker.
-        at_ns: Present time.
-        topic: With `partition`, what `lag` is the lag of.
-        partition: Its number.
-    """
-    known = SCHEMA["pipeline"].fields
-    fields: Fields = {
-        name: float(value) for name, value in values.items() if name in known and isfinite(value)
-    }
-    tags = {"host": host, "role": role, "topic": topic, "partition": partition}
-    return Point("pipeline", tags_of("pipeline", tags), fields, at_ns)
 
 
 def _drift_points(drift: DriftScore, tags: SensorTags, at_ns: int) -> list[Point]:
