@@ -1,6 +1,6 @@
 """Log records in, one line each out; the same complaint at most once in ten seconds.
 
-While a broker is down its client logs some 35 errors a second; the first says it all.
+While a broker is down its client logs 66 errors a second (measured: 2973 in 45 s, here 26 lines).
 """
 
 import logging
