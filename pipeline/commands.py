@@ -32,6 +32,7 @@ from pipeline.fleet import Fleet, FleetError, load_fleet, parse_fleet
 from pipeline.messages import SensorChunk
 from pipeline.operator import OperatorError
 from pipeline.outcome import outcome
+from pipeline.replay_record import ReplayError
 from pipeline.report import render
 from pipeline.run_report import collect, describe_case
 from pipeline.settings import Settings, SettingsError, load
@@ -48,7 +49,7 @@ class RunError(ValueError):
 
 USER_ERRORS = (
     ReadError, StoreError, FleetError, SettingsError, OperatorError, RunError, RestoreError,
-    OSError, sqlite3.DatabaseError,
+    ReplayError, OSError, sqlite3.DatabaseError,
 )  # fmt: skip
 """Mistakes that a person can mend; anything else is one of ours and shows its traceback."""
 

@@ -22,17 +22,24 @@ Advance = Callable[[int, str], None]
 
 
 @contextmanager
-def meter(console: Console, first_ns: int, length_s: float | None) -> Iterator[Advance]:
+def meter(
+    console: Console,
+    first_ns: int,
+    length_s: float | None,
+    *,
+    line_every_s: float = LINE_EVERY_S,
+) -> Iterator[Advance]:
     """Gives a function (event time in ns, note) that shows how far a stream has come.
 
     Args:
-        console: A bar with the time left on a terminal; else a line every 30 s.
+        console: A bar with the time left on a terminal; else a line now and then.
         first_ns: Event time at which the stream begins.
         length_s: Its length, None = unknown.
+        line_every_s: Between two lines where there is no terminal.
     """
     total = length_s or None
     if not console.is_terminal:
-        yield _lines(console, first_ns, total)
+        yield _lines(console, first_ns, total, line_every_s)
         return
     columns = (
         BarColumn(bar_width=24),
@@ -51,12 +58,12 @@ def meter(console: Console, first_ns: int, length_s: float | None) -> Iterator[A
         yield advance
 
 
-def _lines(console: Console, first_ns: int, total: float | None) -> Advance:
+def _lines(console: Console, first_ns: int, total: float | None, every_s: float) -> Advance:
     said = time.monotonic()
 
     def advance(event_ns: int, note: str) -> None:
         nonlocal said
-        if time.monotonic() - said < LINE_EVERY_S:
+        if time.monotonic() - said < every_s:
             return
         said = time.monotonic()
         share = (event_ns - first_ns) / NS_PER_S / total if total else None

@@ -1,0 +1,191 @@
+"""A topic in; its offsets, what its end holds, and how much of it a group has not read out."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import KafkaAdminClient, OffsetSpec
+from kafka.errors import KafkaError, KafkaTimeoutError
+
+from connectors.kafka_access import Access
+from pipeline.messages import SensorChunk
+from pipeline.wire import PROTOBUF, BadChunk, decode
+
+BOOTSTRAP_MS: Final = 10_000
+REQUEST_MS: Final = 5_000
+# What a process that was killed had already handed to the broker is stored within this time.
+SETTLE_S: Final = 1.0
+# Nothing read for so long: the broker has gone.
+STALL_S: Final = 30.0
+
+
+class TopicError(RuntimeError):
+    """A topic cannot be asked, in words.
+
+    Attributes:
+        passing: Whether asking again later may help.
+    """
+
+    def __init__(self, text: str, cause: Exception | None = None) -> None:
+        super().__init__(text)
+        # A broker that starts, stops or elects says so by errors of these two kinds.
+        self.passing = isinstance(cause, KafkaTimeoutError) or getattr(cause, "retriable", False)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Offsets of one partition: the first that is kept, and one past the last."""
+
+    begin: int
+    end: int
+
+
+class TopicView:
+    """Looks at one topic, writes nothing.
+
+    Args:
+        access: Brokers and identity.
+        topic: Its name.
+        patience_s: With brokers that do not answer.
+
+    Raises:
+        TopicError: no broker answers, or there is no such topic.
+    """
+
+    def __init__(self, access: Access, topic: str, *, patience_s: float = 10.0) -> None:
+        self._access, self.topic = access, topic
+        where = ", ".join(access.bootstrap)
+        try:
+            self._admin = KafkaAdminClient(
+                **access.options(),
+                bootstrap_timeout_ms=round(1000 * patience_s),
+                request_timeout_ms=REQUEST_MS,
+            )
+        except KafkaError as error:
+            raise TopicError(
+                f"no Kafka broker answers at {where} ({error}): check the address, security and "
+                "password in ECHOWATCH_KAFKA__*"
+            ) from error
+        try:
+            self.cluster_id, self.partitions = self._describe()
+        except KafkaError as error:
+            self.close()
+            raise TopicError(f"topic {topic} on {where} cannot be read: {error}", error) from error
+        if not self.partitions:
+            self.close()
+            raise TopicError(
+                f"there is no topic {topic} on {where}: create it with `echowatch topics create`"
+            )
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._admin.close()
+
+    def spans(self) -> dict[int, Span]:
+        """Offsets of each partition now.
+
+        Raises:
+            TopicError: the broker does not say.
+        """
+        try:
+            begin = self._offsets(OffsetSpec.EARLIEST)
+            end = self._offsets(OffsetSpec.LATEST)
+        except KafkaError as error:
+            raise TopicError(f"offsets of {self.topic} cannot be read: {error}", error) from error
+        return {p: Span(begin[p], end[p]) for p in sorted(end)}
+
+    def settled(self) -> dict[int, Span]:
+        """The same, once nobody is adding to the topic any more or for a few seconds at most."""
+        before = self.spans()
+        for _ in range(5):
+            time.sleep(SETTLE_S)
+            now = self.spans()
+            if now == before:
+                break
+            before = now
+        return before
+
+    def lag(self, group: str) -> int:
+        """Messages that a group has still to read; all that are kept where it has read none.
+
+        Raises:
+            TopicError: the broker does not say.
+        """
+        wanted = [TopicPartition(self.topic, p) for p in range(self.partitions)]
+        try:
+            committed = self._admin.list_group_offsets({group: wanted})[group]
+        except KafkaError as error:
+            raise TopicError(f"offsets of group {group} cannot be read: {error}", error) from error
+        total = 0
+        for partition, span in self.spans().items():
+            known = committed.get(TopicPartition(self.topic, partition))
+            at = -1 if known is None else known.offset
+            total += span.end - min(max(at, span.begin), span.end)
+        return total
+
+    def chunks(
+        self, begin: Mapping[int, int], end: Mapping[int, int]
+    ) -> Iterator[tuple[int, int, SensorChunk]]:
+        """(partition, offset, chunk) of a part of the topic; what is no chunk is passed over.
+
+        Args:
+            begin: First offset per partition.
+            end: One past the last offset per partition.
+
+        Raises:
+            TopicError: the broker stops answering.
+        """
+        left = {p for p in begin if begin[p] < end[p]}
+        if not left:
+            return
+        consumer = KafkaConsumer(
+            **self._access.options(), enable_auto_commit=False, bootstrap_timeout_ms=BOOTSTRAP_MS
+        )
+        try:
+            consumer.assign([TopicPartition(self.topic, p) for p in left])
+            for p in left:
+                consumer.seek(TopicPartition(self.topic, p), begin[p])
+            yield from self._read(consumer, left, end)
+        except KafkaError as error:
+            raise TopicError(f"the end of {self.topic} cannot be read: {error}", error) from error
+        finally:
+            consumer.close()
+
+    def _read(
+        self, consumer: Any, left: set[int], end: Mapping[int, int]
+    ) -> Iterator[tuple[int, int, SensorChunk]]:
+        heard = time.monotonic()
+        while left:
+            found = consumer.poll(timeout_ms=500)
+            if found:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > STALL_S:
+                raise TopicError(f"the end of {self.topic} cannot be read: the broker is silent")
+            for records in found.values():
+                for record in records:
+                    chunk = _chunk(record)
+                    if chunk is not None and record.offset < end[record.partition]:
+                        yield record.partition, record.offset, chunk
+            left -= {p for p in left if consumer.position(TopicPartition(self.topic, p)) >= end[p]}
+
+    def _describe(self) -> tuple[str, int]:
+        cluster = self._admin.describe_cluster()
+        topics = self._admin.describe_topics([self.topic])
+        partitions = sum(len(t["partitions"]) for t in topics if t["name"] == self.topic)
+        return str(cluster["cluster_id"]), partitions
+
+    def _offsets(self, spec: OffsetSpec) -> dict[int, int]:
+        wanted = {TopicPartition(self.topic, p): spec for p in range(self.partitions)}
+        found = self._admin.list_partition_offsets(wanted)
+        return {tp.partition: int(at.offset) for tp, at in found.items()}
+
+
+def _chunk(record: Any) -> SensorChunk | None:
+    kinds = [value for name, value in record.headers if name == "ct"]
+    kind = kinds[0].decode(errors="replace") if kinds else PROTOBUF
+    try:
+        return decode(record.value or b"", content_type=kind)
+    except BadChunk:
+        return None
