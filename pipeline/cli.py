@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipeline import __version__, cli_alarms
+from pipeline import __version__, cli_alarms, cli_replay, cli_worker
 from pipeline.cli_options import (
     AsJson,
     AtError,
@@ -57,6 +57,8 @@ class ProfileName(StrEnum):
 
 
 app.add_typer(cli_alarms.app, name="alarms")
+app.command(epilog=cli_replay.EPILOG)(cli_replay.replay)
+app.command(epilog=cli_worker.EPILOG)(cli_worker.worker)
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for results; made if absent.")]
 Profile = Annotated[

@@ -23,6 +23,14 @@ class AtError(StrEnum):
     SKIP = "skip"
 
 
+class Role(StrEnum):
+    """What a worker works on."""
+
+    SIGNALS = "signals"
+    CASES = "cases"
+    ALL = "all"
+
+
 Paths = Annotated[
     list[Path],
     typer.Argument(help="Recordings: files or folders, of any mix; see docs/recordings.md."),

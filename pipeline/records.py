@@ -5,8 +5,8 @@ which offset of which topic the state has heard, so that what it has heard is ne
 of two records the one that knows more wins, whoever wrote last: a worker that was frozen and goes
 on may write an old one after a newer.
 
-Keys: `live|SENSOR` (small, often), `base0|SENSOR` and `base1|SENSOR` (baselines; large, rare; the
-live record names the one it belongs to, so that the pair changes in one write), `case|ASSET`.
+Keys: `live|SENSOR` (small, often), `base|SENSOR|NUMBER` (baselines; large, rare; each under a key
+of its own that the live record names, so that the pair changes in one write), `case|ASSET`.
 """
 
 import json
@@ -16,8 +16,7 @@ from typing import Any, Final, Literal
 from pipeline.state import StateError
 
 VERSION: Final = 1
-Kind = Literal["live", "base0", "base1", "case"]
-BASES: Final[tuple[Kind, Kind]] = ("base0", "base1")
+Kind = Literal["live", "base", "case"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +26,14 @@ class Header:
     Attributes:
         positions: Topic -> offset of the last message that the state includes.
         epoch: Raised by a rewind: records of a higher epoch win, whatever their offsets.
-        base: Slot of the baseline that a live record belongs to; None before the first.
+        base: Number of the baseline that a live record belongs to; empty before the first.
         deadline_ns: Event time at which the sensor counts as silent; 0 = not waited for.
         heard_ns: Event time at which it was heard last.
     """
 
     positions: dict[str, int] = field(default_factory=dict)
     epoch: int = 0
-    base: int | None = None
+    base: str = ""
     deadline_ns: int = 0
     heard_ns: int = 0
 
@@ -44,19 +43,25 @@ class Header:
         return (self.epoch, sum(self.positions.values()) + len(self.positions))
 
 
-def key_of(kind: Kind, name: str) -> bytes:
+def key_of(kind: Kind, name: str, number: str = "") -> bytes:
     """Key of the record of a sensor or asset.
 
-    >>> key_of("live", "plant/pump/de")
-    b'live|plant/pump/de'
+    >>> key_of("live", "plant/pump/de"), key_of("base", "plant/pump/de", "3")
+    (b'live|plant/pump/de', b'base|plant/pump/de|3')
     """
-    return f"{kind}|{name}".encode()
+    return f"{kind}|{name}|{number}".encode() if number else f"{kind}|{name}".encode()
 
 
-def name_of(key: bytes) -> tuple[str, str]:
-    """(kind, sensor or asset) of a key."""
+def name_of(key: bytes) -> tuple[str, str, str]:
+    """(kind, sensor or asset, number of a baseline) of a key.
+
+    >>> name_of(b"base|plant/pump/de|3")
+    ('base', 'plant/pump/de', '3')
+    """
     kind, _, name = key.decode().partition("|")
-    return kind, name
+    # Neither sensors nor assets have a bar in their names.
+    name, _, number = name.partition("|")
+    return kind, name, number
 
 
 def write_record(header: Header, body: bytes) -> bytes:

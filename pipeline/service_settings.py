@@ -119,6 +119,9 @@ class Influx(Group):
     batch_lines: int = Field(5000, ge=1, le=50_000, description="most points of one request")
     timeout_s: float = Field(10.0, gt=0, description="patience with one request, s")
     ca_file: Path | None = Field(None, description="certificates (PEM) the server must chain to")
+    allow_plaintext: bool = Field(
+        default=False, description="allow http to other machines: the token is readable then"
+    )
 
     def token_text(self) -> str | None:
         """The token.

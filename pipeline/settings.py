@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.drift import DETECTORS
 from pipeline.service_settings import Group, Influx, Kafka, WorkerSettings
@@ -118,6 +118,18 @@ class Settings(BaseSettings):
     kafka: Kafka = Kafka()
     influx: Influx = Influx()
     worker: WorkerSettings = WorkerSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  (pydantic's signature)
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """`load` reads the environment: pydantic would want lists of names as JSON there."""
+        return (init_settings,)
 
     def of_results(self) -> dict[str, Any]:
         """All that results depend on, JSON-able: no service, no secret."""

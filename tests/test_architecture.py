@@ -37,7 +37,8 @@ CORE = {
         "messages", "windows", "signal_shape", "health", "breaks", "velocity", "pictures",
         "running", "baseline", "drift", "reference", "alarms", "arrival", "pace",
     },
-    "monitor": {"messages", "signal_shape", "indicators", "sensor", "arrival"},
+    "silence": {"messages", "arrival"},
+    "monitor": {"messages", "signal_shape", "indicators", "sensor", "silence"},
 }  # fmt: skip
 FORBIDDEN_CALLS = r"pickle\.(loads?|dumps?)\(|allow_pickle=True|weights_only=False|joblib"
 FORBIDDEN_IN_CORE = {
@@ -96,7 +97,8 @@ def test_only_the_command_line_joins_connectors_and_pipeline():
         i.startswith("connectors") for i in imports(p))]  # fmt: skip
     assert set(joined) <= {
         "cli", "cli_alarms", "cli_kafka", "cli_options", "commands", "extent", "kafka_settings",
-        "replay", "rewind", "show", "vectors",
+        "replay", "rewind", "show", "vectors", "worker", "role_runner", "faust_role",
+        "influx_settings", "topic_watch",
     }  # fmt: skip
 
 

@@ -24,6 +24,14 @@ def test_every_variable_and_profile_is_documented_with_its_default():
     assert all(f"| `{profile}` |" in text for profile in PROFILES)
 
 
+def test_lists_of_names_come_from_the_process_environment(monkeypatch):
+    monkeypatch.setenv("ECHOWATCH_KAFKA__BOOTSTRAP", "127.0.0.1:9092, [::1]:9093")
+    monkeypatch.setenv("ECHOWATCH_DETECTION__DETECTORS", "kswin,adwin")
+    settings = load()
+    assert settings.kafka.bootstrap == ("127.0.0.1:9092", "[::1]:9093")
+    assert settings.detection.detectors == ("kswin", "adwin")
+
+
 def test_later_sources_win_over_earlier_ones():
     environment = {"ECHOWATCH_PROFILE": "accelerated", "ECHOWATCH_LEARNING__MIN_WINDOWS": "300"}
     settings = load(environment)

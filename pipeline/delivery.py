@@ -1,0 +1,405 @@
+"""Messages in; results stored, state on the changelog, and only then acknowledgements out.
+
+One `Delivery` per role. Messages wait in the ledger; all that wait, up to a cost, are one
+micro-batch for the stage, which runs in one thread. A checkpoint is cut every few seconds: results
+up to the cut are confirmed by InfluxDB and Kafka, then the states are written, then the messages
+are acknowledged. While InfluxDB or Kafka cannot take results, checkpoints wait, the ledger fills,
+reading stops, and Kafka keeps what comes: nothing is dropped. A cut of an earlier generation of the
+group is thrown away, and so is what a worker finds in its hands that was frozen and lost its place.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipeline.ledger import Ledger
+from pipeline.messages import Point
+from pipeline.metrics import Metrics
+from pipeline.stage import Outcome, Outgoing, Partition, Received, Stage, States, StateWrite
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+# Of one message: headers, key and Python's own.
+OVERHEAD_BYTES = 1024
+
+
+class Sink(Protocol):
+    """Where points go; a put never blocks."""
+
+    @property
+    def confirmed(self) -> int:
+        """Every put up to this ticket is stored."""
+
+    @property
+    def pending_bytes(self) -> int:
+        """What waits."""
+
+    def put(self, points: Iterable[Point]) -> int:
+        """Take points; give a ticket."""
+
+
+class Broker(Protocol):
+    """What a delivery asks of Kafka."""
+
+    async def send(self, message: Outgoing) -> Awaitable[Any]:
+        """Queue one message; the awaitable ends when the broker has it, on all replicas."""
+
+    def caught_up(self) -> bool:
+        """Whether Kafka has answered just now that nothing waits to be read."""
+
+    def transient(self, error: BaseException) -> bool:
+        """Whether sending again may help."""
+
+    def stored(self, write: StateWrite) -> None:
+        """A state record is on the changelog."""
+
+    async def commit(self, offsets: Mapping[Partition, int]) -> bool:
+        """Commit the offsets of the next messages; False where the partitions are not ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Everything up to one moment of the stream."""
+
+    generation: int
+    upto: dict[Partition, int]
+    states: list[StateWrite]
+    ticket: int
+    sent: list[asyncio.Task[None]]
+    received_s: list[float]
+
+
+class Delivery:
+    """Carries messages to a stage and its results away.
+
+    Args:
+        stage: What is done with messages; called in one thread of its own.
+        sink: InfluxDB.
+        broker: Kafka.
+        state_topic: Changelog of the state records.
+        metrics: Of this role.
+        checkpoint_s: Seconds between checkpoints.
+        max_bytes, max_messages: Read but not acknowledged; at these reading stops.
+        cost: Message -> its share of a micro-batch; a batch ends at 1.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        sink: Sink,
+        broker: Broker,
+        *,
+        state_topic: str,
+        metrics: Metrics,
+        checkpoint_s: float,
+        max_bytes: float,
+        max_messages: int,
+        cost: Callable[[Received], float],
+    ) -> None:
+        self._stage = stage
+        self._sink = sink
+        self._broker = broker
+        self._state_topic = state_topic
+        self._metrics = metrics
+        self._checkpoint_s = checkpoint_s
+        self._cost = cost
+        self._max_bytes = max_bytes
+        self._ledger = Ledger(max_bytes=max_bytes, max_messages=max_messages)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stage")
+        self._queue: deque[Received] = deque()
+        self._busy = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._upto: dict[Partition, int] = {}
+        self.read: dict[Partition, int] = {}
+        self.committed: dict[Partition, int] = {}
+        self._sent: list[asyncio.Task[None]] = []
+        self._received_s: list[float] = []
+        self._ticket = 0
+        self._finishing: asyncio.Task[None] | None = None
+        self._cut_at_s = time.monotonic()
+        self._dirty = False
+        self.ready = False
+        self._suspect = False
+        self._turn = 0
+        self.done = 0
+        self.checkpointed_s = time.monotonic()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether reading waits for results to be taken."""
+        return self._ledger.full or self._sink.pending_bytes > self._max_bytes
+
+    @property
+    def waiting(self) -> int:
+        """Messages read and not processed."""
+        return len(self._queue)
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """(messages, bytes) read and not acknowledged."""
+        return self._ledger.messages, self._ledger.bytes
+
+    async def admit(self, received: Received, generation: int) -> None:
+        """Take a message, as soon as there is room; one of an old generation is dropped."""
+        while self.blocked and generation == self._ledger.generation:
+            self._room.clear()
+            await self._room.wait()
+        if generation != self._ledger.generation or not self.ready:
+            return
+        size = received.size + OVERHEAD_BYTES
+        self._ledger.admit(received.partition, received.offset, size)
+        self._queue.append(received)
+        self.read[received.partition] = received.offset
+        self._metrics.messages.labels(received.partition.topic).inc()
+        self._metrics.bytes.labels(received.partition.topic).inc(received.size)
+        self._wake.set()
+
+    async def revoke(self, patience_s: float) -> None:
+        """Partitions are taken away: finish what is in hand if that is quick, forget the rest."""
+        self._queue.clear()
+        if self.ready:
+            try:
+                await asyncio.wait_for(self._finish_all(), patience_s)
+            except TimeoutError:
+                log.info("gave partitions away before all results were confirmed")
+        await self._forget()
+
+    async def _forget(self) -> None:
+        self.ready = False
+        self._turn += 1
+        self._ledger.begin(-1)
+        self._room.set()
+        if self._finishing is not None:
+            self._finishing.cancel()
+            await asyncio.gather(self._finishing, return_exceptions=True)
+            self._finishing = None
+        self._queue.clear()
+        self._upto.clear()
+        self.read.clear()
+        self.committed.clear()
+        for task in self._sent:
+            task.cancel()
+        self._sent.clear()
+        self._received_s.clear()
+        self._dirty = False
+
+    async def assign(self, generation: int, states: States, ends: Mapping[Partition, int]) -> None:
+        """Begin with the partitions of a new generation."""
+        async with self._busy:
+            await self._forget()
+            turn = self._turn
+            await self._in_thread(self._stage.assign, states, ends)
+            if turn != self._turn:
+                return  # taken away again meanwhile
+            self._ledger.begin(generation)
+            self._suspect = False
+            self.ready = True
+            self._cut_at_s = self.checkpointed_s = time.monotonic()
+
+    def suspect(self) -> None:
+        """We stood still for long: ask whether our partitions are still ours before writing."""
+        self._suspect = True
+
+    def refused(self, letter: Outgoing) -> None:
+        """The sink has set something aside; to be called in the event loop."""
+        if self.ready:
+            self._sent.append(asyncio.ensure_future(self._send(letter)))
+
+    def progress(self) -> None:
+        """The sink has confirmed more; to be called in the event loop."""
+        self._settled.set()
+        self._room.set()
+
+    async def run(self) -> None:
+        """Process until cancelled.
+
+        Raises:
+            Exception: whatever the stage or a broken broker raises: the worker must end.
+        """
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), TICK_S)
+            self._wake.clear()
+            async with self._busy:
+                await self._step()
+            if self._finishing is not None and self._finishing.done():
+                self._finishing.result()
+                self._finishing = None
+
+    async def _step(self) -> None:
+        """One micro-batch or tick, and a cut where it is due."""
+        if not self.ready:
+            return
+        generation = self._ledger.generation
+        outcome: Outcome
+        if batch := self._drain():
+            outcome = await self._in_thread(self._take, batch)
+        elif self._broker.caught_up():
+            outcome = await self._in_thread(self._tick)
+        else:
+            return
+        if generation != self._ledger.generation:
+            return  # the partitions were taken away meanwhile; their new owner does it again
+        self._hand_over(batch, outcome)
+        if self._queue:
+            self._wake.set()
+        if self._dirty and time.monotonic() - self._cut_at_s >= self._checkpoint_s:
+            await self._cut()
+
+    def _take(self, batch: Sequence[Received]) -> Outcome:
+        outcome = self._stage.take(batch)
+        self._put(outcome)
+        return outcome
+
+    def _tick(self) -> Outcome:
+        outcome = self._stage.tick(round(TICK_S * 1e9))
+        self._put(outcome)
+        return outcome
+
+    def _put(self, outcome: Outcome) -> None:
+        """Points are formatted in the stage's thread, not in the event loop."""
+        if outcome.points:
+            self._ticket = self._sink.put(outcome.points)
+
+    def _drain(self) -> list[Received]:
+        batch: list[Received] = []
+        cost = 0.0
+        while self._queue and cost < 1.0:
+            batch.append(self._queue.popleft())
+            cost += self._cost(batch[-1])
+        return batch
+
+    def _hand_over(self, batch: Sequence[Received], outcome: Outcome) -> None:
+        self._sent += [asyncio.ensure_future(self._send(message)) for message in outcome.messages]
+        for message in batch:
+            self._upto[message.partition] = message.offset
+        self._received_s += [batch[0].received_s] if batch else []
+        self.done += len(batch)
+        self._dirty = self._dirty or bool(batch) or bool(outcome.points)
+        if batch:
+            self._metrics.batch_messages.observe(len(batch))
+        if outcome.newest_ns:
+            late_s = time.time() - outcome.newest_ns * 1e-9
+            self._metrics.sample_to_score_s.observe(late_s)
+
+    async def _cut(self) -> None:
+        """Begin a checkpoint, unless the one before is still on its way."""
+        if self._finishing is not None and not self._finishing.done():
+            return
+        states = await self._in_thread(self._stage.snapshot)
+        cut = _Cut(
+            self._ledger.generation,
+            dict(self._upto),
+            states,
+            self._ticket,
+            self._sent,
+            self._received_s,
+        )
+        self._sent, self._received_s, self._dirty = [], [], False
+        self._cut_at_s = time.monotonic()
+        if self._finishing is not None:
+            self._finishing.result()
+        self._finishing = asyncio.ensure_future(self._finish(cut))
+
+    async def _finish(self, cut: _Cut) -> None:
+        """Wait for the results, write the states, acknowledge."""
+        await self._confirmed(cut.ticket)
+        if cut.sent:
+            await asyncio.gather(*cut.sent)
+        now_s = time.monotonic()
+        for received_s in cut.received_s:
+            self._metrics.received_to_stored_s.observe(now_s - received_s)
+        if not await self._still_ours(cut):
+            return
+        bases = [write for write in cut.states if write.key.startswith(b"base|") and write.value]
+        rest = [write for write in cut.states if write not in bases]
+        for writes in (bases, rest):
+            await asyncio.gather(*(self._write(write) for write in writes))
+        if cut.generation != self._ledger.generation:
+            return
+        released = self._ledger.release(cut.generation, cut.upto)
+        self.committed |= released
+        self._room.set()
+        if not await self._broker.commit(released):
+            self._suspect = True
+            return
+        self.checkpointed_s = time.monotonic()
+        self._metrics.checkpoints.inc()
+
+    async def _still_ours(self, cut: _Cut) -> bool:
+        if cut.generation != self._ledger.generation:
+            return False
+        if not self._suspect:
+            return True
+        if await self._broker.commit(self.committed | self._ledger.first()):
+            self._suspect = False
+            return True
+        log.warning("lost our partitions while standing still: threw a checkpoint away")
+        return False
+
+    async def _confirmed(self, ticket: int) -> None:
+        while self._sink.confirmed < ticket:
+            self._settled.clear()
+            if self._sink.confirmed < ticket:
+                await self._settled.wait()
+
+    async def _write(self, write: StateWrite) -> None:
+        await self._send(
+            Outgoing(self._state_topic, write.key, write.value, partition=write.partition)
+        )
+        self._broker.stored(write)
+
+    async def _send(self, message: Outgoing) -> None:
+        """Send until the broker has it."""
+        wait_s = 0.1
+        while True:
+            try:
+                await (await self._broker.send(message))
+            except Exception as error:
+                if not self._broker.transient(error):
+                    raise
+                log.debug("sending again: %r", error)
+            else:
+                return
+            await asyncio.sleep(wait_s)
+            wait_s = min(2.0, 2 * wait_s)
+
+    async def _finish_all(self) -> None:
+        """A last checkpoint of all that was processed."""
+        async with self._busy:
+            if self._finishing is not None:
+                await self._finishing
+                self._finishing = None
+            if self._dirty:
+                await self._cut()
+                if self._finishing is not None:
+                    await self._finishing
+                    self._finishing = None
+
+    async def close(self, patience_s: float) -> bool:
+        """End: process nothing more, checkpoint what was processed, within a time.
+
+        Returns:
+            Whether everything processed is acknowledged.
+        """
+        self._queue.clear()
+        try:
+            await asyncio.wait_for(self._finish_all(), patience_s)
+        except TimeoutError:
+            return False
+        finally:
+            await self._forget()
+            self._thread.shutdown(wait=False, cancel_futures=True)
+        return True
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -1,0 +1,294 @@
+"""One role of a worker as a Faust app: messages of our partitions in, offsets committed out.
+
+Faust gives the partitions, the changelog and the heartbeats; `Delivery` decides what is read and
+committed. The app acknowledges nothing by itself (`noack`): its own commits run past messages that
+are not finished. An exception in the agent crashes the app: its default acknowledges and skips.
+"""
+
+import asyncio
+import logging
+import tempfile
+import time
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import faust
+import mode
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    InvalidTopicError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+)
+from faust.exceptions import ProducerSendError
+from faust.types import TP
+from yarl import URL
+
+from connectors.kafka_access import Access
+from pipeline.delivery import Delivery
+from pipeline.metrics import Metrics
+from pipeline.service_settings import Kafka, WorkerSettings
+from pipeline.stage import Outgoing, Partition, Received, StateWrite
+from pipeline.state_table import StateTable, add_table
+from pipeline.topics import STATE_BYTES, Role, group_of
+
+log = logging.getLogger(__name__)
+
+FATAL: Final = (
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+    ClusterAuthorizationFailedError,
+    InvalidTopicError,
+)
+# Messages between the consumer and the agent: few, for a full buffer stalls all topics of an app.
+BUFFER_MESSAGES: Final = 512
+POLL_MESSAGES: Final = 64
+REVOKE_S: Final = 2.5
+STOP_S: Final = 4.0
+LOOK_S: Final = 2.0
+# What Kafka said is believed for this long.
+FRESH_S: Final = 3 * LOOK_S
+
+
+def make_app(
+    role: Role, access: Access, kafka: Kafka, worker: WorkerSettings, partitions: int
+) -> faust.App:
+    """A Faust app with the settings that were measured to lose nothing."""
+    session_s = worker.session_timeout_s
+    return faust.App(
+        group_of(kafka, role),
+        broker=[URL(f"kafka://{address}") for address in access.bootstrap],
+        broker_credentials=_credentials(access),
+        store="memory://",
+        datadir=tempfile.gettempdir(),  # the memory store writes nothing
+        autodiscover=False,
+        web_enabled=False,
+        topic_partitions=partitions,
+        topic_replication_factor=kafka.replication,
+        topic_disable_leader=True,
+        broker_session_timeout=session_s,
+        broker_heartbeat_interval=session_s / 5,
+        broker_request_timeout=max(40.0, session_s + 5.0),
+        # A full ledger stops polling for as long as InfluxDB is down.
+        broker_max_poll_interval=86_400.0,
+        broker_max_poll_records=POLL_MESSAGES,
+        consumer_max_fetch_size=4 << 20,
+        consumer_metadata_max_age_ms=5000,
+        consumer_auto_offset_reset="earliest",
+        stream_buffer_maxsize=BUFFER_MESSAGES,
+        stream_wait_empty=False,
+        stream_recovery_delay=0.0,
+        table_standby_replicas=0,
+        producer_acks=-1,
+        producer_max_request_size=STATE_BYTES,
+        agent_supervisor="mode.CrashingSupervisor",
+    )
+
+
+def _credentials(access: Access) -> Any:
+    context = access.tls()
+    if access.authenticated:
+        return faust.SASLCredentials(
+            username=access.username,
+            password=access.password,
+            mechanism=access.mechanism,
+            ssl_context=context,
+        )
+    return None if context is None else faust.SSLCredentials(context=context)
+
+
+@dataclass(frozen=True, slots=True)
+class _OurStates:
+    """Records of the partitions that are ours."""
+
+    table: StateTable
+    numbers: frozenset[int]
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.table.record(key)
+
+    def keys(self) -> Iterator[tuple[int, bytes]]:
+        for number, key in self.table.records.keys_by_partition():
+            if number in self.numbers:
+                yield number, key
+
+
+class FaustRole:
+    """A running app.
+
+    Args:
+        role: signals or cases.
+        topics: To read; all with the same number of partitions.
+        partitions: That number.
+        access, kafka, worker: How to reach Kafka, and how to work.
+        metrics: Of this role.
+
+    Attributes:
+        delivery: What messages are given to; to be set before `start`.
+    """
+
+    delivery: Delivery
+
+    def __init__(
+        self,
+        role: Role,
+        topics: Sequence[str],
+        partitions: int,
+        *,
+        access: Access,
+        kafka: Kafka,
+        worker: WorkerSettings,
+        metrics: Metrics,
+    ) -> None:
+        self.role = role
+        self.app = make_app(role, access, kafka, worker, partitions)
+        self._table = add_table(self.app, partitions=partitions)
+        self._metrics = metrics
+        self._ends: dict[Partition, int] = {}
+        self._fetched: dict[Partition, int] = {}
+        self._looked_s = -FRESH_S
+        self.assigned: frozenset[Partition] = frozenset()
+        source = self.app.topic(
+            *topics, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+        )
+        self.app.agent(
+            source,
+            name=f"echowatch.{role}",
+            concurrency=1,
+            supervisor_strategy=mode.CrashingSupervisor,
+        )(self._read)
+        self._topics = frozenset(topics)
+        signals: Any = self.app  # Faust's types of signals ask for less than they send
+        signals.on_partitions_revoked.connect(self._revoked)
+        signals.on_rebalance_complete.connect(self._assigned)
+
+    async def _read(self, stream: Any) -> None:
+        async for event in stream.noack().events():
+            message = event.message
+            received = Received(
+                Partition(message.topic, message.partition),
+                message.offset,
+                message.key,
+                message.value,
+                dict(message.headers or ()),
+                time.monotonic(),
+            )
+            await self.delivery.admit(received, message.generation_id)
+
+    async def _revoked(self, _app: Any, *_arguments: Any, **_named: Any) -> None:
+        log.info("%s: %d partitions given back", self.role, len(self.assigned))
+        await self.delivery.revoke(REVOKE_S)
+        self._metrics.forget_partitions(self.assigned)
+        self.assigned = frozenset()
+
+    async def _assigned(self, _app: Any, *_arguments: Any, **_named: Any) -> None:
+        generation = self.app.consumer_generation_id
+        ours = {tp for tp in self.app.consumer.assignment() if tp.topic in self._topics}
+        ends = await self.app.consumer.highwaters(*ours) if ours else {}
+        self.assigned = frozenset(Partition(tp.topic, tp.partition) for tp in ours)
+        states = _OurStates(self._table, frozenset(tp.partition for tp in ours))
+        self._ends = {Partition(tp.topic, tp.partition): end for tp, end in ends.items()}
+        await self.delivery.assign(generation, states, self._ends)
+        self._metrics.assigned_partitions.set(len(ours))
+        numbers = ", ".join(str(n) for n in sorted(states.numbers))
+        log.info("%s: partitions %s are ours", self.role, numbers or "none")
+
+    # What `Delivery` asks of Kafka.
+
+    async def send(self, message: Outgoing) -> Awaitable[Any]:
+        """Queue one message; the awaitable ends when the broker has it."""
+        sent: Awaitable[Any] = await self.app.producer.send(
+            message.topic,
+            message.key,
+            message.value,
+            message.partition,
+            None,
+            dict(message.headers),
+        )
+        return sent
+
+    def transient(self, error: BaseException) -> bool:
+        """Whether sending again may help."""
+        cause = error.__cause__ if isinstance(error, ProducerSendError) else error
+        return isinstance(cause, KafkaError | OSError) and not isinstance(cause, FATAL)
+
+    def stored(self, write: StateWrite) -> None:
+        """A state record is on the changelog."""
+        self._table.put(write.key, write.value, write.partition)
+
+    async def commit(self, offsets: Mapping[Partition, int]) -> bool:
+        """Commit the offsets of the next messages; False where the partitions are not ours."""
+        if not offsets:
+            return True
+        wanted = {TP(p.topic, p.number): offset for p, offset in offsets.items()}
+        # Faust's own door commits what was acknowledged; this one commits what it is told to.
+        consumer: Any = self.app.consumer
+        done = await consumer._commit(wanted)  # noqa: SLF001
+        return bool(done)
+
+    def caught_up(self) -> bool:
+        """Whether Kafka has answered just now that nothing waits to be read."""
+        fresh = time.monotonic() - self._looked_s < FRESH_S
+        return fresh and not self.delivery.waiting and self.waiting == 0
+
+    @property
+    def waiting(self) -> int:
+        """Messages in Kafka that we have not read, as it said last."""
+        return sum(max(0, end - self._position(p, end)) for p, end in self._ends.items())
+
+    def _position(self, partition: Partition, end: int) -> int:
+        read = self.delivery.read.get(partition)
+        return self._fetched.get(partition, end) if read is None else read + 1
+
+    @property
+    def broker_silent_s(self) -> float:
+        """Seconds since Kafka answered last."""
+        return time.monotonic() - self._looked_s
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What the app has crashed of."""
+        reason: BaseException | None = self.app.crash_reason
+        return reason
+
+    async def start(self) -> None:
+        """Join the group."""
+        self._looked_s = time.monotonic()
+        await self.app.start()
+
+    async def look(self) -> None:
+        """Ask Kafka for the ends of our partitions, for lag and for silence; never raises."""
+        ours = [TP(p.topic, p.number) for p in self.assigned]
+        try:
+            async with asyncio.timeout(LOOK_S + 1.0):
+                ends = await self.app.consumer.highwaters(*ours) if ours else {}
+                unread = [tp for tp in ours if Partition(*tp) not in self.delivery.read]
+                fetched = {Partition(*tp): await self.app.consumer.position(tp) for tp in unread}
+        except (TimeoutError, KafkaError, OSError, KeyError, AssertionError) as error:
+            log.debug("Kafka does not answer: %r", error)
+            return
+        self._ends = {Partition(*tp): end for tp, end in ends.items()}
+        self._fetched = {p: offset for p, offset in fetched.items() if offset is not None}
+        self._looked_s = time.monotonic()
+        for partition in self.assigned:
+            end = self._ends.get(partition, 0)
+            behind = max(
+                0, end - self.delivery.committed.get(partition, self._position(partition, end))
+            )
+            self._metrics.lag.labels(partition.topic, str(partition.number)).set(behind)
+
+    async def stop(self, patience_s: float) -> bool:
+        """Finish what was processed, leave the group.
+
+        Returns:
+            Whether everything processed is acknowledged.
+        """
+        finished = await self.delivery.close(patience_s)
+        try:
+            async with asyncio.timeout(STOP_S):
+                await self.app.stop()
+        except (TimeoutError, RuntimeError, KafkaError) as error:
+            log.warning("%s: left the group without waiting: %r", self.role, error)
+        return finished

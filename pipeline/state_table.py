@@ -1,0 +1,103 @@
+"""Records of the changelog in, those that know most out: a Faust table.
+
+Faust recovers a table before the first event of a new assignment. Its own stores keep what was
+written last; a worker that was frozen and goes on may write an old record after a newer one, so
+this one compares what the records know (`pipeline.records.Header.rank`). Values stay as they are
+written: the table is read by key, never by its own codecs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
+
+import faust
+from faust.stores import memory
+from faust.tables.table import Table
+from yarl import URL
+
+from pipeline.records import read_header
+
+
+class RecordStore(memory.Store[bytes, bytes]):
+    """In memory; a record replaces one that knows less. A tombstone replaces all."""
+
+    def put(self, key: bytes, value: bytes | None, partition: int) -> None:
+        """Take one record, in the order of the log."""
+        if value is None:
+            self.data.pop(key, None)
+            self._key_partition.pop(key, None)
+            return
+        old = self.data.get(key)
+        if old is None or read_header(value).rank >= read_header(old).rank:
+            self.data[key] = value
+            self._key_partition[key] = partition
+
+    def apply_changelog_batch(
+        self,
+        batch: Iterable[Any],
+        to_key: Callable[[Any], Any],  # noqa: ARG002  (Faust's signature; keys are raw bytes)
+        to_value: Callable[[Any], Any],  # noqa: ARG002
+    ) -> None:
+        """Take records of the changelog."""
+        for event in batch:
+            message = event.message
+            self.put(message.key, message.value, message.partition)
+
+    def keys_by_partition(self) -> Iterator[tuple[int, bytes]]:
+        """(partition, key) of every record."""
+        yield from ((partition, key) for key, partition in list(self._key_partition.items()))
+
+
+class StateTable(Table[bytes, bytes]):
+    """A table of state records, written with `put` once the broker has acknowledged them."""
+
+    def _new_store(self) -> RecordStore:
+        return RecordStore(
+            URL("memory://"),
+            self.app,
+            self,
+            table_name=self.name,
+            key_type=self.key_type,
+            key_serializer=self.key_serializer,
+            value_serializer=self.value_serializer,
+            value_type=self.value_type,
+            loop=self.loop,
+            options=self.options,
+        )
+
+    @property
+    def records(self) -> RecordStore:
+        """The records."""
+        return cast("RecordStore", self.data)
+
+    def record(self, key: bytes) -> bytes | None:
+        """Value of a record, None where there is none."""
+        return cast("bytes | None", self.records.data.get(key))
+
+    def put(self, key: bytes, value: bytes | None, partition: int) -> None:
+        """Keep a record that is on the changelog."""
+        self.records.put(key, value, partition)
+
+
+def add_table(app: faust.App, *, partitions: int) -> StateTable:
+    """A state table for an app; its changelog is made as `echowatch topics create` would."""
+    table = StateTable(
+        app,
+        name="state",
+        key_type=bytes,
+        value_type=bytes,
+        key_serializer="raw",
+        value_serializer="raw",
+        partitions=partitions,
+        extra_topic_configs=CHANGELOG,
+    )
+    return cast("StateTable", app.tables.add(table))
+
+
+CHANGELOG = {
+    "cleanup.policy": "compact",
+    "max.message.bytes": str(16 << 20),
+    "segment.bytes": str(64 << 20),
+    "segment.ms": "600000",
+    "min.cleanable.dirty.ratio": "0.2",
+    "min.compaction.lag.ms": "3600000",
+}

@@ -1,0 +1,136 @@
+"""Settings in; a process that works on its share of a plant until it is told to stop, out.
+
+The two roles are apps of their own, with groups, consumers and threads of their own: signals that
+wait for InfluxDB must not keep the cases waiting. What cannot go on ends the process with exit code
+1 and a reason; whoever supervises it starts it again, and nothing is lost by that.
+"""
+
+import asyncio
+import logging
+import platform
+import signal
+import time
+from contextlib import suppress
+
+from pipeline import __version__
+from pipeline.case_stage import CaseStage
+from pipeline.endpoints import Endpoints, Verdict
+from pipeline.fleet import Fleet
+from pipeline.kafka_settings import access_of
+from pipeline.metrics import Metrics
+from pipeline.monitor import Encoder
+from pipeline.points import pipeline_point
+from pipeline.role_runner import RoleRunner
+from pipeline.settings import Settings
+from pipeline.signal_stage import SignalStage
+from pipeline.topics import Role
+
+log = logging.getLogger(__name__)
+
+REPORT_S = 10.0
+SINK_CLOSE_S = 2.0
+
+
+class Worker:
+    """A worker process.
+
+    Args:
+        settings: All of them.
+        fleet: What is known of the plant; empty where there is no fleet file.
+        encoder: Model; None where only cases are worked on.
+
+    Raises:
+        AccessError, InfluxError: for addresses or secrets that cannot be used.
+    """
+
+    def __init__(self, settings: Settings, fleet: Fleet, encoder: Encoder | None) -> None:
+        self._settings = settings
+        self._fleet = fleet
+        self._encoder = encoder
+        self._stopping = asyncio.Event()
+        role = settings.worker.role
+        roles: tuple[Role, ...] = ("signals", "cases") if role == "all" else (role,)
+        self._runners = [self._runner(name) for name in roles]
+
+    def _runner(self, role: Role) -> RoleRunner:
+        metrics = Metrics(role)
+        model = self._encoder.model_id if self._encoder is not None else "none"
+        metrics.identify(version=__version__, model=model, host=platform.node())
+        stage: SignalStage | CaseStage
+        if role == "signals":
+            if self._encoder is None:
+                raise ValueError("signals need an encoder")
+            stage = SignalStage(self._settings, self._fleet, self._encoder, metrics=metrics)
+        else:
+            stage = CaseStage(self._settings, self._fleet, metrics=metrics)
+        access = access_of(self._settings.kafka)
+        return RoleRunner(role, self._settings, access, stage=stage, metrics=metrics)
+
+    def stop(self) -> None:
+        """Drain and end."""
+        if self._stopping.is_set():
+            raise KeyboardInterrupt
+        log.info("stopping: finishing what was read")
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Work until a signal asks to end.
+
+        Raises:
+            WorkerFailure: where the worker cannot go on.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        for runner in self._runners:
+            await loop.run_in_executor(None, runner.sink.check)
+            runner.sink.start()
+        endpoints = await self._serve()
+        reporting = asyncio.ensure_future(self._report())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for runner in self._runners:
+                    group.create_task(runner.run(self._stopping))
+        except BaseExceptionGroup as errors:
+            # The first failure ends the other role as well; it is the one to tell of.
+            raise errors.exceptions[0] from errors
+        finally:
+            reporting.cancel()
+            await asyncio.gather(reporting, return_exceptions=True)
+            for runner in self._runners:
+                await loop.run_in_executor(None, runner.sink.close, SINK_CLOSE_S)
+            if endpoints is not None:
+                await endpoints.stop()
+
+    async def _serve(self) -> Endpoints | None:
+        worker = self._settings.worker
+        if not worker.port:
+            return None
+        endpoints = Endpoints(
+            worker.host,
+            worker.port,
+            live=lambda: Verdict(ok=True),
+            ready=self._ready,
+            metrics=[runner.metrics for runner in self._runners],
+        )
+        port = await endpoints.start()
+        log.info("http://%s:%d/ tells how this worker is", worker.host, port)
+        return endpoints
+
+    def _ready(self) -> Verdict:
+        found = [runner.ready() for runner in self._runners]
+        facts = {name: fact for verdict in found for name, fact in verdict.facts.items()}
+        reasons = tuple(reason for verdict in found for reason in verdict.reasons)
+        return Verdict(ok=not reasons, reasons=reasons, facts=facts)
+
+    async def _report(self) -> None:
+        """Write our own numbers beside the results, for the board of the pipeline."""
+        port = self._settings.worker.port
+        host = f"{platform.node()}:{port}" if port else platform.node()
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), REPORT_S)
+            for runner in self._runners:
+                numbers = runner.metrics.snapshot()
+                at_ns = time.time_ns()
+                runner.sink.put([pipeline_point(numbers, host=host, role=runner.role, at_ns=at_ns)])
