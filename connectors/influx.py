@@ -373,9 +373,10 @@ def _cut(lines: list[bytes], most: int) -> Iterator[list[bytes]]:
 def _alike_together(lines: list[bytes], fault: Fault) -> list[bytes]:
     """Lines in an order that puts likely culprits side by side: few halvings find many.
 
-    The sort is stable, so of two points of one series and time the later still wins.
+    Only after a partial write: there the first line of a new field has settled its type already,
+    and a stable sort lets the later of two points of one series and time win as before.
     """
-    if fault.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+    if fault.status != HTTPStatus.UNPROCESSABLE_ENTITY:
         return lines
     if "retention" in fault.why:
         return sorted(lines, key=lambda text: int(text.rpartition(b" ")[2]))
