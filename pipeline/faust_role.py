@@ -150,6 +150,7 @@ class FaustRole:
         self._fetched: dict[Partition, int] = {}
         self._looked_s = -FRESH_S
         self.assigned: frozenset[Partition] = frozenset()
+        self.lags: dict[tuple[str, int], float] = {}
         source = self.app.topic(
             *topics, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
         )
@@ -180,7 +181,8 @@ class FaustRole:
     async def _revoked(self, _app: Any, *_arguments: Any, **_named: Any) -> None:
         log.info("%s: %d partitions given back", self.role, len(self.assigned))
         await self.delivery.revoke(REVOKE_S)
-        self._metrics.forget_partitions(self.assigned)
+        self._metrics.forget_partitions(self.lags)
+        self.lags.clear()
         self.assigned = frozenset()
 
     async def _assigned(self, _app: Any, *_arguments: Any, **_named: Any) -> None:

@@ -268,6 +268,10 @@ class RoleRunner:
         self.metrics.sink_refused.inc(now["refused"] - self._told.get("refused", 0))
         self._told = now
 
+    def lags(self) -> dict[tuple[str, int], float]:
+        """(topic, partition) -> messages not yet acknowledged."""
+        return {} if self._app is None else dict(self._app.lags)
+
     def ready(self) -> Verdict:
         """Whether this role works on its share."""
         app, reasons = self._app, []

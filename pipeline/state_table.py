@@ -85,8 +85,9 @@ def add_table(app: faust.App, *, partitions: int) -> StateTable:
         name="state",
         key_type=bytes,
         value_type=bytes,
-        key_serializer="raw",
-        value_serializer="raw",
+        schema=faust.Schema(
+            key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+        ),
         partitions=partitions,
         extra_topic_configs=CHANGELOG,
     )

@@ -19,7 +19,7 @@ from pipeline.fleet import Fleet
 from pipeline.kafka_settings import access_of
 from pipeline.metrics import Metrics
 from pipeline.monitor import Encoder
-from pipeline.points import pipeline_point
+from pipeline.points import PointMaker
 from pipeline.role_runner import RoleRunner
 from pipeline.settings import Settings
 from pipeline.signal_stage import SignalStage
@@ -126,11 +126,15 @@ class Worker:
     async def _report(self) -> None:
         """Write our own numbers beside the results, for the board of the pipeline."""
         port = self._settings.worker.port
+        points = PointMaker(self._fleet)
         host = f"{platform.node()}:{port}" if port else platform.node()
         while not self._stopping.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), REPORT_S)
             for runner in self._runners:
-                numbers = runner.metrics.snapshot()
-                at_ns = time.time_ns()
-                runner.sink.put([pipeline_point(numbers, host=host, role=runner.role, at_ns=at_ns)])
+                numbers, lags = runner.metrics.snapshot(), runner.lags()
+                runner.sink.put(
+                    points.pipeline_points(
+                        host, runner.role, numbers, at_ns=time.time_ns(), lags=lags
+                    )
+                )
