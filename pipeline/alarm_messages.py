@@ -188,7 +188,7 @@ def describe(case: Case, fleet: Fleet) -> dict[str, Any]:
 def case_names(case: Case, fleet: Fleet) -> dict[str, str]:
     """Names that people know, of the case's machine and sensors."""
     ids = [*(sensor.sensor_id for sensor in case.sensors), *case.suspect]
-    infos = [fleet.sensor(sensor_id) for sensor_id in ids]
+    infos = [fleet.sensor(sensor_id) for sensor_id in ids if sensor_id in fleet]
     names = {info.asset: info.asset_name for info in infos if info.asset_name}
     return names | {i.sensor_id: i.name for i in infos if i.name not in ("", i.sensor_id)}
 
