@@ -2,7 +2,9 @@
 
 The contract is `sensor_chunk.proto`; `application/json` is its twin for slow, simple sensors. All
 that can be wrong with a message is checked here, once, and has one error with a machine-readable
-reason. No clock is read: who wants to refuse timestamps from the future passes `now_ns`.
+reason. No clock is read: who wants to refuse timestamps from the future passes `now_ns`. NaN and
+infinity among f32 samples pass: they are what a broken sensor sends, and the sensor's health has to
+say so where people look, not a dead letter.
 """
 
 import json
@@ -48,7 +50,6 @@ Reason = Literal[
     "no_samples",  # empty
     "sample_bytes",  # no whole number of samples
     "sample_range",  # a number does not fit the encoding
-    "non_finite",  # NaN or infinity among the samples
     "bad_scale",  # scale 0 or not finite, or offset not finite
     "bad_unit",  # too long or not printable
 ]
@@ -243,10 +244,6 @@ def _check_samples(chunk: SensorChunk) -> None:
         )
     if not samples.size:
         raise BadChunk("no_samples", "a chunk has at least one sample")
-    if encoding == "f32" and not np.isfinite(samples).all():
-        raise BadChunk(
-            "non_finite", "f32 samples must be finite: repair or drop them at the source"
-        )
     if encoding == "i24" and not -(2**23) <= samples.min() <= samples.max() < 2**23:
         raise BadChunk("sample_range", "i24 samples lie within -2^23..2^23-1")
 
