@@ -11,6 +11,10 @@ class AccessError(ValueError):
     """Kafka cannot be reached as configured, in words."""
 
 
+class KafkaTrouble(RuntimeError):  # noqa: N818  (what a person is told, not how it came about)
+    """Kafka is away, refuses, or does not answer in time, in words."""
+
+
 @dataclass(frozen=True)
 class Access:
     """Address and identity; plain values, so that every tool is secured alike.

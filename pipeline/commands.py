@@ -19,6 +19,7 @@ from rich.console import Console
 from connectors.files import Description, ReadError, ReadOptions, describe, read
 from connectors.files.times import parse_time
 from connectors.files.write import write_recordings
+from connectors.kafka_access import AccessError, KafkaTrouble
 from connectors.local import FILE_NAME, LocalStore, StoreError
 from echo_model.echo import Echo
 from echo_model.engine import EchoEngine
@@ -49,7 +50,7 @@ class RunError(ValueError):
 
 USER_ERRORS = (
     ReadError, StoreError, FleetError, SettingsError, OperatorError, RunError, RestoreError,
-    ReplayError, OSError, sqlite3.DatabaseError,
+    ReplayError, AccessError, KafkaTrouble, OSError, sqlite3.DatabaseError,
 )  # fmt: skip
 """Mistakes that a person can mend; anything else is one of ours and shows its traceback."""
 
