@@ -8,31 +8,38 @@ bounds nothing.
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack
 from typing import Any, Final
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 
 from connectors.kafka_access import Access
+from connectors.kafka_client import opened, words
 from pipeline.messages import SensorChunk
 from pipeline.wire import PROTOBUF, encode
 
 MAX_INFLIGHT_BYTES: Final = 32_000_000
 MAX_INFLIGHT: Final = 2000
 HEADERS: Final = [("ct", PROTOBUF.encode())]
-# Below the 1 MiB that brokers take as one batch, above the largest message.
-BATCH_BYTES: Final = 1_000_000
-# An outage may last: who waits for it decides when to give up, not the client.
-PATIENCE_MS: Final = 10 * 365 * 86_400_000
-BOOTSTRAP_MS: Final = 10_000
+OPTIONS: Final[dict[str, Any]] = {
+    "acks": "all",
+    "enable_idempotence": True,
+    "linger_ms": 5,
+    # Below the 1 MiB that brokers take as one batch, above the largest message.
+    "batch_size": 1_000_000,
+    # An outage may last: who waits for it decides when to give up, not the client.
+    "delivery_timeout_ms": 10 * 365 * 86_400_000,
+    "max_block_ms": 15_000,
+    "allow_auto_create_topics": False,
+}
 # Longest wait between two looks at whether the client has failed.
 LOOK_S: Final = 0.5
 
 
 class DeliveryError(RuntimeError):
-    """Kafka cannot be reached, or refuses a message for good, in words."""
+    """Kafka refuses messages for good, in words."""
 
 
 def partition_of(sensor_id: str, partitions: int) -> int:
@@ -57,7 +64,8 @@ class ChunkProducer:
         max_inflight: messages likewise.
 
     Raises:
-        DeliveryError: no broker answers, or there is no such topic.
+        DeliveryError: there is no such topic, or it cannot be written.
+        KafkaTrouble: no broker answers, or we are refused.
     """
 
     def __init__(
@@ -76,12 +84,13 @@ class ChunkProducer:
         self._changed = threading.Condition()
         self._homes: dict[str, int] = {}
         self._last_ack = time.monotonic()
+        self._open = ExitStack()
+        self._client = self._open.enter_context(opened(KafkaProducer, access, **OPTIONS))
         try:
-            self._client = _client(access)
             self.partitions = len(self._client.partitions_for(topic))
         except KafkaError as error:
-            where = ", ".join(access.bootstrap)
-            raise DeliveryError(f"topic {topic} on {where} cannot be written: {error}") from error
+            self.close()
+            raise DeliveryError(f"topic {topic}: {words(error, access)}") from error
 
     @property
     def inflight(self) -> int:
@@ -146,8 +155,7 @@ class ChunkProducer:
 
     def close(self) -> None:
         """Let go of the broker; what is still under way may or may not get there."""
-        with suppress(KafkaTimeoutError):
-            self._client.close(timeout=5 if not self._count else 0)
+        self._open.close()
 
     def _room(self) -> bool:
         return self._count < self._max_count and self._bytes < self._max_bytes
@@ -173,17 +181,3 @@ class ChunkProducer:
                 f"Kafka refuses chunk {number} of {sensor_id}: {error}"
             )
             self._changed.notify_all()
-
-
-def _client(access: Access) -> KafkaProducer:
-    return KafkaProducer(
-        **access.options(),
-        acks="all",
-        enable_idempotence=True,
-        linger_ms=5,
-        batch_size=BATCH_BYTES,
-        delivery_timeout_ms=PATIENCE_MS,
-        bootstrap_timeout_ms=BOOTSTRAP_MS,
-        max_block_ms=BOOTSTRAP_MS,
-        allow_auto_create_topics=False,
-    )

@@ -2,19 +2,19 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.admin import KafkaAdminClient, OffsetSpec
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import OffsetSpec
+from kafka.errors import CoordinatorNotAvailableError, KafkaError, KafkaTimeoutError
 
 from connectors.kafka_access import Access
+from connectors.kafka_client import opened, words
 from pipeline.messages import SensorChunk
 from pipeline.wire import PROTOBUF, BadChunk, decode
 
-BOOTSTRAP_MS: Final = 10_000
-REQUEST_MS: Final = 5_000
 # What a process that was killed had already handed to the broker is stored within this time.
 SETTLE_S: Final = 1.0
 # Nothing read for so long: the broker has gone.
@@ -51,37 +51,30 @@ class TopicView:
         patience_s: With brokers that do not answer.
 
     Raises:
-        TopicError: no broker answers, or there is no such topic.
+        TopicError: there is no such topic.
+        KafkaTrouble: no broker answers, or we are refused.
     """
 
     def __init__(self, access: Access, topic: str, *, patience_s: float = 10.0) -> None:
         self._access, self.topic = access, topic
-        where = ", ".join(access.bootstrap)
-        try:
-            self._admin = KafkaAdminClient(
-                **access.options(),
-                bootstrap_timeout_ms=round(1000 * patience_s),
-                request_timeout_ms=REQUEST_MS,
-            )
-        except KafkaError as error:
-            raise TopicError(
-                f"no Kafka broker answers at {where} ({error}): check the address, security and "
-                "password in ECHOWATCH_KAFKA__*"
-            ) from error
+        self._open = ExitStack()
+        client = opened(KafkaAdminClient, access, timeout_s=patience_s)
+        self._admin = self._open.enter_context(client)
         try:
             self.cluster_id, self.partitions = self._describe()
         except KafkaError as error:
             self.close()
-            raise TopicError(f"topic {topic} on {where} cannot be read: {error}", error) from error
+            raise self._trouble(error) from error
         if not self.partitions:
             self.close()
+            where = ", ".join(access.bootstrap)
             raise TopicError(
                 f"there is no topic {topic} on {where}: create it with `echowatch topics create`"
             )
 
     def close(self) -> None:
         """Let go of the broker."""
-        self._admin.close()
+        self._open.close()
 
     def spans(self) -> dict[int, Span]:
         """Offsets of each partition now.
@@ -93,7 +86,7 @@ class TopicView:
             begin = self._offsets(OffsetSpec.EARLIEST)
             end = self._offsets(OffsetSpec.LATEST)
         except KafkaError as error:
-            raise TopicError(f"offsets of {self.topic} cannot be read: {error}", error) from error
+            raise self._trouble(error) from error
         return {p: Span(begin[p], end[p]) for p in sorted(end)}
 
     def settled(self) -> dict[int, Span]:
@@ -116,8 +109,10 @@ class TopicView:
         wanted = [TopicPartition(self.topic, p) for p in range(self.partitions)]
         try:
             committed = self._admin.list_group_offsets({group: wanted})[group]
+        except CoordinatorNotAvailableError:
+            committed = {}  # so says a broker that never had any group
         except KafkaError as error:
-            raise TopicError(f"offsets of group {group} cannot be read: {error}", error) from error
+            raise self._trouble(error) from error
         total = 0
         for partition, span in self.spans().items():
             known = committed.get(TopicPartition(self.topic, partition))
@@ -136,22 +131,16 @@ class TopicView:
 
         Raises:
             TopicError: the broker stops answering.
+            KafkaTrouble: it cannot be reached.
         """
         left = {p for p in begin if begin[p] < end[p]}
         if not left:
             return
-        consumer = KafkaConsumer(
-            **self._access.options(), enable_auto_commit=False, bootstrap_timeout_ms=BOOTSTRAP_MS
-        )
-        try:
+        with opened(KafkaConsumer, self._access, enable_auto_commit=False) as consumer:
             consumer.assign([TopicPartition(self.topic, p) for p in left])
             for p in left:
                 consumer.seek(TopicPartition(self.topic, p), begin[p])
             yield from self._read(consumer, left, end)
-        except KafkaError as error:
-            raise TopicError(f"the end of {self.topic} cannot be read: {error}", error) from error
-        finally:
-            consumer.close()
 
     def _read(
         self, consumer: Any, left: set[int], end: Mapping[int, int]
@@ -169,6 +158,9 @@ class TopicView:
                     if chunk is not None and record.offset < end[record.partition]:
                         yield record.partition, record.offset, chunk
             left -= {p for p in left if consumer.position(TopicPartition(self.topic, p)) >= end[p]}
+
+    def _trouble(self, error: KafkaError) -> TopicError:
+        return TopicError(words(error, self._access), error)
 
     def _describe(self) -> tuple[str, int]:
         cluster = self._admin.describe_cluster()

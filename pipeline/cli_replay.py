@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pipeline.service_settings import Kafka
 
 EXIT_INTERRUPTED = 130
+# Of a table that goes into a file or another program.
+MAX_WIDTH = 300
 EPILOG = (
     "Brokers, passwords and certificates are settings: docs/settings.md; the rest is in "
     "docs/replay.md. Exit codes: 0 all sent, 1 could not be done, 2 wrong usage, 130 interrupted."
@@ -165,7 +167,9 @@ def _show_plan(found: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found))
         return
-    table = Table("sensor", "chunks", "MB", "Hz", "first", "last", "partition")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for title in ("sensor", "chunks", "MB", "Hz", "first", "last", "partition"):
+        table.add_column(title, overflow="fold")
     for name, tally in found["sensors"].items():
         table.add_row(
             name,
@@ -177,7 +181,7 @@ def _show_plan(found: dict[str, Any], *, as_json: bool) -> None:
             str(tally["partition"]),
         )
     out = Console(highlight=False, emoji=False)
-    out.print(table)
+    out.print(table, width=out.width if out.is_terminal else MAX_WIDTH)
     totals, laps = found["totals"], found["laps"]
     times = "" if laps == 1 else f", {'without end' if laps is None else f'{laps} times'}"
     out.print(

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from connectors.files import Description, ReadOptions, describe, read
 from connectors.files.times import format_time, parse_time
-from connectors.kafka_access import Access, AccessError
+from connectors.kafka_access import Access, AccessError, KafkaTrouble
 from connectors.kafka_producer import ChunkProducer, DeliveryError, partition_of
 from connectors.kafka_tail import TopicError, TopicView
 from pipeline.extent import extent_of
@@ -112,8 +112,10 @@ def dry_run(job: Job, access: Access, partitions: int, console: Console) -> dict
         try:
             with closing(TopicView(access, job.topic, patience_s=3.0)) as view:
                 partitions = view.partitions
-        except TopicError as error:
-            console.print(f"note: {error}; {partitions} partitions are assumed", markup=False)
+        except (KafkaTrouble, TopicError) as error:
+            console.print(
+                f"note: {error}; {partitions} partitions are assumed", markup=False, soft_wrap=True
+            )
         one = replace(job.selection, laps=1)
         stream, sent = ChunkStream(_reader(job), one, shift_ns=_shift(job)), Sent({})
         with _progress(job, found, console) as show:
@@ -348,15 +350,16 @@ def _now() -> str:
 @contextmanager
 def _in_words() -> Iterator[None]:
     """What Kafka's connectors raise, as our one kind of error; their client's log keeps quiet."""
-    log = logging.getLogger("kafka")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # an outage is 35 lines a second; the progress says it once
+    log, silent = logging.getLogger("kafka"), logging.NullHandler()
+    log.addHandler(silent)
+    log.propagate = False  # an outage is 35 lines a second; the progress says it once
     try:
         yield
-    except (AccessError, DeliveryError, TopicError) as error:
+    except (AccessError, KafkaTrouble, DeliveryError, TopicError) as error:
         raise ReplayError(str(error)) from error
     finally:
-        log.setLevel(level)
+        log.propagate = True
+        log.removeHandler(silent)
 
 
 @contextmanager
