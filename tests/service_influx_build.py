@@ -1,7 +1,7 @@
 """InfluxDB's published sources in, one influxd binary out: for machines without one to download.
 
 Go fetches the server's module and the Flux language beside it, whose half in Rust cargo builds
-first. About 7 minutes on two cores, once. Without web interface. Nothing is patched.
+first. Takes 9 minutes of processor time, once. Without web interface. Nothing is patched.
 """
 
 import json
@@ -46,7 +46,7 @@ def build(version: str, binary: Path) -> None:
     absent = [tool for tool in NEEDED if shutil.which(tool) is None]
     if absent:
         raise MissingError(f"InfluxDB: building it needs {', '.join(absent)} on the PATH")
-    say(f"building influxd {version} from its published sources, about 7 minutes, once ...")
+    say(f"building influxd {version} from its published sources, 5 to 10 minutes, once ...")
     with tempfile.TemporaryDirectory(prefix="echowatch-influxd-") as folder:
         work = Path(folder)
         server = _module(work, MODULE, f"v{version}")

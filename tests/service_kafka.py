@@ -142,9 +142,10 @@ class KafkaServer(Server):
         return STARTED in self.log_text() and accepts(self.port)
 
     def _jvm(self) -> list[str]:
+        options = "-Xmx256m -Xms64m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData"
+        logging = "-Dlog4j2.configurationFile=log4j2.properties"
         return [
-            *(self.java, "-Xmx256m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
-            *("-XX:-UsePerfData", "-Dlog4j2.configurationFile=log4j2.properties"),
+            *(self.java, *options.split(), "-XX:+ExitOnOutOfMemoryError", logging),
             *("-cp", f"{self.libs}/*"),
         ]
 

@@ -10,6 +10,7 @@ import urllib.request
 import uuid
 from contextlib import contextmanager
 from ipaddress import ip_address
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,14 @@ def topic_with(bootstrap, *values):
 
 
 def read(bootstrap, topic, count):
-    consumer = KafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    consumer = KafkaConsumer(
+        topic,
+        bootstrap_servers=bootstrap,
+        auto_offset_reset="earliest",
+        consumer_timeout_ms=20_000,
+    )
     try:
-        return [next(consumer).value for _ in range(count)]
+        return [message.value for message in islice(consumer, count)]
     finally:
         consumer.close()
 
@@ -207,6 +213,7 @@ def test_what_several_want_at_once_is_made_once_and_never_seen_half_done(tmp_pat
 
     def make(folder):
         made.append(folder)
+        assert not wait_for(lambda: len(made) > 1, 0.2)
         folder.mkdir()
         assert not target.exists()
         (folder / "file").touch()
