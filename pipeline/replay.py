@@ -280,13 +280,14 @@ def _send(
             gate=LagGate(job.max_lag, lambda: _lag(view, job.group)),
             stop=stop, show=show, refuse=_refusal(job), present=present,
         )  # fmt: skip
-        record.status = "interrupted"
+        ended = "interrupted"
         try:
             if sending.run(stream):
                 _check_not_empty(sent.count)
-                record.status = "finished"
+                ended = "finished"
         finally:
             sending.settle()
+            record.status = ended
             _save(path, record)
             producer.close()
 

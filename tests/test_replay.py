@@ -1,0 +1,574 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from connectors.kafka_producer import ChunkProducer, partition_of
+from connectors.kafka_tail import TopicView
+from pipeline.cli import main
+from pipeline.messages import NS_PER_S, SensorChunk
+from pipeline.replay import check_names, names_in
+from pipeline.replay_pace import LagGate, Pacer, Rate
+from pipeline.replay_record import Record, ReplayError, Sent, Tally, load, save
+from pipeline.replay_stream import ChunkStream, Selection
+from pipeline.wire import encode
+from replay_cases import (
+    MACHINES,
+    NOON_NS,
+    RATE_HZ,
+    access_to,
+    by_sensor,
+    expected,
+    key,
+    new_topic,
+    recordings,
+    stored,
+)
+
+DEADLINE_S = 60.0
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def chunk(number, sensor="s", step_ns=NS_PER_S // 2, **more):
+    samples = np.full(50, number, np.int16)
+    return SensorChunk(
+        sensor, 100.0, NOON_NS + number * step_ns, samples, seq=number, encoding="i16", **more
+    )
+
+
+def call(*arguments):
+    """Exit code of a command line, run in this process."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return ended.value.code or 0
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty current folder and no settings from outside."""
+    for name in [name for name in os.environ if name.startswith("ECHOWATCH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def broker(kafka, place, monkeypatch):  # noqa: ARG001  (the settings must go first)
+    """The shared broker, and settings that name it."""
+    monkeypatch.setenv("ECHOWATCH_KAFKA__BOOTSTRAP", kafka.bootstrap)
+    monkeypatch.setenv("ECHOWATCH_KAFKA__ALLOW_PLAINTEXT", "true")
+    return kafka
+
+
+def fast(*more):
+    return ("--speed", "max", "--max-lag", 0, *more)
+
+
+def record_of(folder=Path()):
+    (path,) = Path(folder).glob("replay-*.json")
+    return path, json.loads(path.read_text())
+
+
+# Pace
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 5_000), min_size=2, max_size=60),
+    st.sampled_from([0.5, 1.0, 50.0]),
+)
+def test_chunks_leave_when_their_event_time_says_so(steps_ms, speed):
+    clock, event_ns = Clock(), NOON_NS
+    pacer = Pacer(speed, clock=clock)
+    assert pacer.wait_s(event_ns) == 0.0
+    began = clock.now
+    for step_ms in steps_ms:
+        event_ns += step_ms * 1_000_000
+        clock.now += max(pacer.wait_s(event_ns), 0.0)
+        due = began + (event_ns - NOON_NS) / NS_PER_S / speed
+        assert clock.now == pytest.approx(due, abs=1e-6)
+        assert pacer.wait_s(event_ns) == pytest.approx(0.0, abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3000), st.floats(0, 5)), min_size=1, max_size=60))
+def test_a_delay_never_ends_in_a_burst(steps):
+    clock, event_ns = Clock(), NOON_NS
+    pacer = Pacer(10.0, clock=clock)
+    pacer.wait_s(event_ns)
+    left = [(clock.now, event_ns)]
+    for step_ms, stall_s in steps:
+        clock.now += stall_s
+        event_ns += step_ms * 1_000_000
+        clock.now += max(pacer.wait_s(event_ns), 0.0)
+        left.append((clock.now, event_ns))
+    for at, event in left:
+        for later, event_later in left:
+            if later > at:
+                recorded_s = (event_later - event) / NS_PER_S
+                assert recorded_s <= 10.0 * (later - at + 1.0) + 1e-6
+
+
+def test_a_long_pause_is_shortened_and_a_step_back_waits_for_nothing():
+    clock = Clock()
+    pacer = Pacer(2.0, clock=clock, max_gap_s=10.0)
+    pacer.wait_s(NOON_NS)
+    assert pacer.wait_s(NOON_NS + 3600 * NS_PER_S) == pytest.approx(5.0)
+    clock.now += 5.0
+    assert pacer.wait_s(NOON_NS) <= 0.0
+    assert pacer.wait_s(NOON_NS + 3602 * NS_PER_S) == pytest.approx(1.0)
+
+
+def test_at_max_speed_nothing_waits():
+    pacer = Pacer(math.inf, clock=Clock())
+    assert [pacer.wait_s(NOON_NS + n * 10**12) for n in range(5)] == [0.0] * 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 300),
+    st.lists(st.tuples(st.integers(0, 200), st.floats(0, 3)), min_size=1, max_size=40),
+)
+def test_a_group_never_has_more_than_the_limit_before_it(limit, steps):
+    clock, waiting = Clock(), 0
+    gate = LagGate(limit, lambda: waiting, clock=clock)
+    for wanted, pause_s in steps:
+        for _ in range(wanted):
+            if gate.admits(0):
+                gate.sent()
+                waiting += 1
+        assert waiting <= limit
+        waiting = max(0, waiting - 50)
+        clock.now += pause_s
+
+
+def test_readers_that_are_behind_or_unknown_are_waited_for_and_asked_again():
+    clock, answers = Clock(), [None, 500, 100, 20]
+    gate = LagGate(100, lambda: answers.pop(0), clock=clock)
+    assert not gate.admits(0)
+    assert (gate.closed, gate.lag) == (True, None)
+    assert not gate.admits(0)
+    assert len(answers) == 3  # not asked again at once
+    clock.now += 0.5
+    assert not gate.admits(0)
+    assert gate.lag == 500
+    clock.now += 0.5
+    assert not gate.admits(0)
+    clock.now += 0.5
+    assert not gate.admits(unacknowledged=80)  # what is under way counts as well
+    assert LagGate(0, lambda: pytest.fail("asked"), clock=clock).admits(10**6)
+
+
+def test_the_rate_is_that_of_the_last_seconds():
+    clock = Clock()
+    rate = Rate(clock=clock, over_s=5.0)
+    for second in range(20):
+        clock.now = 100.0 + second
+        found = rate.now(second * (10 if second < 10 else 100), second * 1000)
+    assert found == (pytest.approx(100.0), pytest.approx(1000.0))
+
+
+# Which chunks, and as what
+
+
+def source(numbers, **more):
+    return lambda: iter([chunk(number, **more) for number in numbers])
+
+
+def test_only_what_starts_within_the_bounds_is_sent():
+    selection = Selection(from_ns=NOON_NS + NS_PER_S, until_ns=NOON_NS + 3 * NS_PER_S)
+    sent = list(ChunkStream(source(range(20)), selection))
+    assert [number for number, _ in sent] == [0, 1, 2, 3]
+    assert [c.start_ns for _, c in sent] == [NOON_NS + n * NS_PER_S // 2 for n in (2, 3, 4, 5)]
+
+
+def test_every_lap_goes_on_in_time_epoch_and_counter():
+    stream = ChunkStream(source(range(3, 9)), Selection(laps=3))
+    sent = [c for _, c in stream]
+    assert [c.epoch for c in sent] == [0] * 6 + [1] * 6 + [2] * 6
+    assert [c.seq for c in sent] == list(range(3, 21))
+    assert all(before.end_ns == after.start_ns for before, after in pairwise(sent))
+    assert [c.samples[0] for c in sent] == list(range(3, 9)) * 3
+
+
+def test_the_first_chunk_can_be_moved_to_any_time():
+    stream = ChunkStream(source(range(4)), Selection(), shift_ns=lambda first: 5 - first)
+    assert [c.start_ns for _, c in stream] == [5 + n * NS_PER_S // 2 for n in range(4)]
+    assert stream.shift_ns == 5 - NOON_NS
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 8), st.integers(1, 4), st.data())
+def test_a_stream_that_goes_on_is_the_rest_of_the_whole(chunks, laps, data):
+    selection = Selection(laps=laps, prefix="line2")
+    whole = ChunkStream(source(range(chunks)), selection, shift_ns=7)
+    everything = [(number, key(c)) for number, c in whole]
+    assert [number for number, _ in everything] == list(range(chunks * laps))
+    done = data.draw(st.integers(0, chunks * laps))
+    known = whole.lap if done >= chunks or data.draw(st.booleans()) else None
+    rest = ChunkStream(source(range(chunks)), selection, shift_ns=7, done=done, lap=known)
+    assert [(number, key(c)) for number, c in rest] == everything[done:]
+
+
+def test_nothing_selected_ends_even_without_end():
+    assert list(ChunkStream(source([]), Selection(laps=None))) == []
+
+
+def test_sensors_are_renamed_and_names_that_would_collide_are_refused(tmp_path):
+    (tmp_path / "map.yaml").write_text("pump: plant/pump1/de\n")
+    names = names_in(tmp_path / "map.yaml")
+    selection = Selection(names=names, prefix="site")
+    check_names(selection, ["pump", "fan"])
+    assert selection.name_of("pump") == "site/plant/pump1/de"
+    assert selection.name_of("fan") == "site/fan"
+    with pytest.raises(ReplayError, match="names pump, which the recordings do not hold"):
+        check_names(selection, ["fan"])
+    with pytest.raises(ReplayError, match="fan and pump would both be sent as fan"):
+        check_names(Selection(names={"pump": "fan"}), ["fan", "pump"])
+    with pytest.raises(ReplayError, match="cannot be sent as a b: bad_sensor_id"):
+        check_names(Selection(names={"pump": "a b"}), ["pump"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("- pump\n", "lines of"), ("pump: 3\n", "lines of"), ("a: [", "no YAML"), (None, "No such")],
+)
+def test_a_sensor_map_that_is_none_is_told(tmp_path, text, said):
+    path = tmp_path / "map.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ReplayError, match=said):
+        names_in(path)
+
+
+# The record
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.permutations(range(12)), st.sets(st.integers(0, 11), max_size=4))
+def test_what_is_stored_counts_without_a_gap_whatever_the_order(order, refused):
+    sent, chunks = Sent({0: 10, 1: 20}), [chunk(n, sensor=f"s{n % 3}") for n in range(12)]
+    offsets = {0: 10, 1: 20}
+    where = {}
+    for number, one in enumerate(chunks):
+        if number not in refused:
+            sent.add(number, one, encode(one))
+            partition = number % 3 % 2
+            where[number] = (partition, offsets[partition])
+            offsets[partition] += 1
+    come = set()
+    for number in order:
+        if number in refused:
+            sent.leave_out(number, "bad_rate")
+        else:
+            sent.stored(number, *where[number])
+        come.add(number)
+        gapless = next(n for n in range(13) if n not in come)
+        assert sent.count == gapless
+        assert sent.messages == len([n for n in range(gapless) if n not in refused])
+        for partition, first in ((0, 10), (1, 20)):
+            ends = [o + 1 for n, (p, o) in where.items() if n < gapless and p == partition]
+            assert sent.offsets[partition] == max(ends, default=first)
+    assert sent.ahead == 0
+    assert sent.refused == ({"bad_rate": len(refused)} if refused else {})
+    for name, tally in sent.tallies.items():
+        mine = [c for n, c in enumerate(chunks) if n not in refused and c.sensor_id == name]
+        assert tally.chunks == len(mine)
+        assert tally.bytes == sum(len(encode(c)) for c in mine)
+        assert (tally.first_ns, tally.last_ns) == (mine[0].start_ns, mine[-1].end_ns)
+    assert sent.size == sum(t.bytes for t in sent.tallies.values())
+
+
+def test_a_record_is_read_back_as_it_was_written(tmp_path):
+    sent = Sent({0: 3, 2: 9}, count=5, refused={"bad_rate": 1}, tallies={"s": Tally(1, 100.0, 4)})
+    record = Record({"topic": "t"}, {"count": 1, "bytes": 2, "sha256": "x"}, 3, sent, shift_ns=-5)
+    save(tmp_path / "r.json", record)
+    found = load(tmp_path / "r.json")
+    assert found is not None
+    assert found.to_json() == record.to_json()
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+    assert load(tmp_path / "none.json") is None
+    (tmp_path / "r.json").write_text("[1, 2")
+    with pytest.raises(ReplayError, match="no record of a replay"):
+        load(tmp_path / "r.json")
+
+
+# On a real broker
+
+
+def test_a_topic_gets_exactly_the_chunks_of_the_recordings(broker, place):
+    topic = new_topic(broker)
+    assert call("replay", recordings(place / "logs"), "--topic", topic, *fast()) == 0
+    found, chunks = stored(broker, topic), expected(place / "logs")
+    assert by_sensor(c for _, c in found) == by_sensor(chunks)
+    assert {p for p, c in found if c.sensor_id == "pump"} == {partition_of("pump", 3)}
+    _, record = record_of()
+    assert record["status"] == "finished"
+    assert record["totals"] == {
+        "chunks": len(chunks),
+        "samples": sum(c.samples.size for c in chunks),
+        "bytes": sum(len(encode(c)) for c in chunks),
+    }
+    assert record["sensors"]["fan"]["first_ns"] == NOON_NS + NS_PER_S // 2
+
+
+def test_a_dry_run_tells_what_would_be_sent_and_sends_nothing(broker, place, capsys):
+    topic = new_topic(broker)
+    logs = recordings(place / "logs", seconds=3)
+    assert call("replay", logs, "--topic", topic, "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    chunks = expected(logs)
+    assert plan["totals"]["chunks"] == len(chunks)
+    assert {name: t["partition"] for name, t in plan["sensors"].items()} == {
+        name: partition_of(name, 3) for name in MACHINES
+    }
+    assert plan["sensors"]["mill"]["rate_hz"] == RATE_HZ
+    assert stored(broker, topic) == []
+    assert list(place.glob("replay-*")) == []
+    assert call("replay", logs, "--topic", topic, "--dry-run", "--loop", 3) == 0
+    assert "pump" in (said := capsys.readouterr().out)
+    assert "3 times" in said
+
+
+def test_all_options_of_time_and_names_meet_on_the_topic(broker, place):
+    topic, logs = new_topic(broker), recordings(place / "logs", seconds=4)
+    (place / "map.yaml").write_text("pump: press/de\n")
+    options = ["--from", "2024-05-01T12:00:01Z", "--until", "2024-05-01T12:00:03Z", "--loop", 2]
+    options += ["--shift", 3600, "--map", "map.yaml", "--prefix", "line2/"]
+    assert call("replay", logs, "--topic", topic, *fast(*options)) == 0
+    found = by_sensor(c for _, c in stored(broker, topic))
+    assert set(found) == {"line2/press/de", "line2/fan", "line2/mill", "line2/crane"}
+    pump = found["line2/press/de"]
+    assert [(epoch, start_ns) for _, epoch, _, start_ns, *_ in pump] == [
+        (lap, NOON_NS + (3601 + 2 * lap) * NS_PER_S + n * NS_PER_S // 2)
+        for lap in range(2)
+        for n in range(4)
+    ]
+
+
+def test_a_finished_replay_is_repeated_only_when_asked_to(broker, place, capsys):
+    topic, logs = new_topic(broker), recordings(place / "logs", seconds=2)
+    command = ("replay", logs, "--topic", topic, *fast())
+    assert call(*command) == 0
+    once = len(stored(broker, topic))
+    assert call(*command) == 1
+    assert "was finished at" in capsys.readouterr().err
+    assert len(stored(broker, topic)) == once
+    assert call(*command, "--again") == 0
+    assert len(stored(broker, topic)) == 2 * once
+
+
+def test_an_interrupted_replay_goes_on_only_as_the_same_one(broker, place, capsys):
+    topic, logs = new_topic(broker), recordings(place / "logs", seconds=2)
+    assert call("replay", logs, "--topic", topic, *fast("--resume", "r.json")) == 0
+    text = json.loads(Path("r.json").read_text())
+    Path("r.json").write_text(json.dumps({**text, "status": "interrupted"}))
+    more = ("--topic", topic, "--resume", "r.json")
+    assert call("replay", logs, *more, *fast("--prefix", "x")) == 1
+    assert "belongs to another replay (prefix" in capsys.readouterr().err
+    sf.write(logs / "fan_20240501_130000.wav", np.zeros(RATE_HZ, np.int16), RATE_HZ)
+    assert call("replay", logs, *more, *fast()) == 1
+    assert "recordings have changed" in capsys.readouterr().err
+    (logs / "fan_20240501_130000.wav").unlink()
+    Path("r.json").write_text(json.dumps({**text, "status": "running", "partitions": 2}))
+    assert call("replay", logs, *more, *fast()) == 1
+    assert "had 2 partitions and has 3 now" in capsys.readouterr().err
+    offsets = {partition: offset + 50 for partition, offset in text["offsets"].items()}
+    Path("r.json").write_text(json.dumps({**text, "status": "running", "offsets": offsets}))
+    assert call("replay", logs, *more, *fast()) == 1
+    assert "was made anew" in capsys.readouterr().err
+
+
+def wrong_uses(topic, logs):
+    yield 2, ["--speed", "0"], "above 0, or max"
+    yield 2, ["--speed", "quick"], "above 0, or max"
+    yield 2, ["--loop", "0"], "from 1 on, or forever"
+    yield 2, ["--shift", "soon"], "or now"
+    yield 2, ["--from", "yesterday"], "ISO-8601"
+    yield 2, ["--to", "paper"], "kafka"
+    yield 1, ["--from", "2030-01-01", *fast()], "within --from and --until"
+    yield 1, ["--map", "absent.yaml"], "No such file"
+    yield 1, ["--topic", "never-made", *fast()], "topics create"
+    yield 1, ["--resume", "absent/r.json", *fast()], "cannot be made"
+    del topic, logs
+
+
+def test_what_a_person_can_mend_is_one_clear_line(broker, place, capsys):
+    topic, logs = new_topic(broker), recordings(place / "logs", seconds=1)
+    for code, arguments, said in wrong_uses(topic, logs):
+        assert call("replay", logs, "--topic", topic, *arguments) == code, arguments
+        shown = " ".join(capsys.readouterr().err.replace("│", " ").split())
+        assert said in shown, arguments
+        assert "Traceback" not in shown
+
+
+def test_chunks_that_break_the_contract_end_the_replay_or_are_left_out(broker, place, capsys):
+    topic, logs = new_topic(broker), place / "logs"
+    logs.mkdir()
+    # A clock that was never set: the contract refuses times before 1990.
+    sf.write(logs / "old_19850501_120000.wav", np.ones(RATE_HZ, np.int16), RATE_HZ)
+    sf.write(logs / "new_20240501_120000.wav", np.ones(RATE_HZ, np.int16), RATE_HZ)
+    command = ("replay", logs, "--topic", topic, *fast())
+    assert call(*command) == 1
+    assert "old at 1985-05-01T12:00:00.000000 cannot be sent: bad_start" in capsys.readouterr().err
+    assert call(*command, "--on-error", "skip") == 0
+    assert "2 left out" in capsys.readouterr().err
+    assert set(by_sensor(c for _, c in stored(broker, topic))) == {"new"}
+
+
+def test_two_replays_of_one_record_do_not_mix(broker, place, capsys):
+    from pipeline.replay import _alone
+
+    topic, logs = new_topic(broker), recordings(place / "logs", seconds=1)
+    with _alone(Path("r.json")):
+        assert call("replay", logs, "--topic", topic, *fast("--resume", "r.json")) == 1
+    assert "in use by another replay" in capsys.readouterr().err
+
+
+class Running:
+    """The command line in a process of its own."""
+
+    def __init__(self, *arguments):
+        line = [sys.executable, "-c", "from pipeline.cli import main; main()", "replay"]
+        self.process = subprocess.Popen(
+            line + [str(argument) for argument in arguments],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+        )
+
+    def end(self, number=None):
+        """(exit code, what it said)."""
+        if number is not None:
+            self.process.send_signal(number)
+        said = self.process.communicate(timeout=DEADLINE_S)[1].decode()
+        return self.process.returncode, said
+
+
+def wait_for(view, messages, running):
+    """Until a topic holds so many messages."""
+    until = time.monotonic() + DEADLINE_S
+    while sum(span.end - span.begin for span in view.spans().values()) < messages:
+        assert running.process.poll() is None, running.end()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_replay_that_is_killed_again_and_again_leaves_no_gap_and_no_double(broker, place):
+    topic, logs = new_topic(broker), recordings(place / "logs", seconds=60)
+    chunks = expected(logs)
+    command = (logs, "--topic", topic, "--max-lag", 0, "--loop", 2, "--shift", "now")
+    with closing(TopicView(access_to(broker), topic)) as view:
+        for fraction in (0.1, 0.35, 0.6, 0.8):
+            running = Running(*command, "--speed", 20)
+            wait_for(view, round(fraction * 2 * len(chunks)), running)
+            assert running.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    _, killed = record_of()
+    assert killed["status"] == "running"
+    code, said = Running(*command, "--speed", "max").end()
+    assert code == 0, said
+    _, record = record_of()
+    shift_ns = record["shift_ns"]
+    assert (record["sessions"], record["status"]) == (5, "finished")
+    assert record["totals"]["chunks"] == 2 * len(chunks)
+    whole = ChunkStream(lambda: iter(chunks), Selection(laps=2), shift_ns=shift_ns)
+    assert by_sensor(c for _, c in stored(broker, topic)) == by_sensor(c for _, c in whole)
+    undisturbed = Sent({})
+    for number, one in whole:
+        undisturbed.add(number, one, encode(one))
+        undisturbed.stored(number, 0, number)
+    for name, tally in undisturbed.tallies.items():
+        assert record["sensors"][name]["sha256"] == tally.sha256
+
+
+def test_ctrl_c_keeps_what_was_sent_and_says_how_to_go_on(broker, place):
+    topic, logs = new_topic(broker), recordings(place / "logs", seconds=20)
+    command = (logs, "--topic", topic, "--max-lag", 0)
+    with closing(TopicView(access_to(broker), topic)) as view:
+        running = Running(*command, "--speed", 5)
+        wait_for(view, 20, running)
+        code, said = running.end(signal.SIGINT)
+        assert code == 130
+        assert "the same command goes on" in said
+        _, record = record_of()
+        assert record["status"] == "interrupted"
+        # All that was sent is acknowledged, and known to be.
+        assert record["count"] == sum(span.end for span in view.spans().values())
+    assert call("replay", *command, "--speed", "max") == 0
+    assert by_sensor(c for _, c in stored(broker, topic)) == by_sensor(expected(logs))
+
+
+def test_workers_that_do_not_read_hold_a_replay_at_the_limit(broker, place):
+    topic, logs = new_topic(broker), recordings(place / "logs", seconds=20)
+    with closing(TopicView(access_to(broker), topic)) as view:
+        running = Running(logs, "--topic", topic, "--speed", "max", "--max-lag", 40)
+        wait_for(view, 40, running)
+        code, said = running.end(signal.SIGTERM)
+        assert code == 130, said
+        assert sum(span.end for span in view.spans().values()) == 40
+
+
+def test_a_broker_that_goes_away_and_comes_back_costs_nothing_but_time(
+    kafka_own, place, monkeypatch
+):
+    monkeypatch.setenv("ECHOWATCH_KAFKA__BOOTSTRAP", kafka_own.bootstrap)
+    topic, logs = new_topic(kafka_own), recordings(place / "logs", seconds=20)
+    with closing(TopicView(access_to(kafka_own), topic)) as view:
+        running = Running(logs, "--topic", topic, "--speed", 5, "--max-lag", 0)
+        wait_for(view, 30, running)
+    kafka_own.kill()
+    kafka_own.start()
+    code, said = running.end()
+    assert code == 0, said
+    assert by_sensor(c for _, c in stored(kafka_own, topic)) == by_sensor(expected(logs))
+
+
+def test_foreign_messages_on_the_topic_are_no_chunks_of_ours(broker, place):
+    topic, logs = new_topic(broker), recordings(place / "logs", seconds=3)
+    with closing(ChunkProducer(access_to(broker), topic, acked=lambda *_: None)) as other:
+        for number in range(30):
+            other.send(number, chunk(number, sensor="other"))
+        other.send(31, chunk(0), payload=b"no chunk at all")
+        assert other.flush(30)
+    assert call("replay", logs, "--topic", topic, *fast("--resume", "r.json")) == 0
+    # As if it had been killed before the record knew of anything that was sent.
+    text = json.loads(Path("r.json").read_text())
+    begun = {**text, "status": "running", "count": 0, "sensors": {}}
+    begun["offsets"] = dict.fromkeys(text["offsets"], 0)
+    Path("r.json").write_text(json.dumps(begun))
+    assert call("replay", logs, "--topic", topic, *fast("--resume", "r.json")) == 0
+    found = by_sensor(c for _, c in stored(broker, topic) if c.sensor_id != "other")
+    assert found == by_sensor(expected(logs))
+    assert json.loads(Path("r.json").read_text())["sensors"] == text["sensors"]
+
+
+def test_options_of_reading_reach_the_readers(broker, place):
+    topic = new_topic(broker)
+    np.save(place / "bare.npy", np.arange(4000, dtype=np.int16))
+    given = ["--rate", 1000, "--unit", "g", "--scale", 0.5, "--start", "2024-05-01T12:00:00Z"]
+    assert call("replay", "bare.npy", "--topic", topic, *fast(*given)) == 0
+    chunks = expected(
+        place / "bare.npy", sample_rate_hz=1000, unit="g", scale=0.5, start="2024-05-01T12:00:00Z"
+    )
+    assert by_sensor(c for _, c in stored(broker, topic)) == by_sensor(chunks)
