@@ -172,7 +172,7 @@ class Plant:
         """Send chunks as fast as Kafka takes them; give their number."""
         topic, number = self.conf.kafka.signals[0], 0
         with closing(ChunkProducer(self.access, topic, acked=lambda *_: None)) as producer:
-            for number, chunk in enumerate(chunks, start=1):  # noqa: B007
+            for number, chunk in enumerate(chunks, start=1):
                 producer.send(number, chunk)
             assert producer.flush(60)
         return number
