@@ -1,5 +1,6 @@
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,21 @@ def test_a_model_keeps_its_kind_when_its_weights_change():
         "somebodys-own": "somebodys-own",
     }
     assert {name: model_tag(name) for name in known} == known
+
+
+def test_another_model_or_rate_gets_tags_of_its_own():
+    maker, window = PointMaker(FLEET), scored()
+
+    def made(**changed):
+        drift = replace(window.drift, **changed)
+        return maker.points(processed([replace(window, drift=drift)]))
+
+    made()
+    assert dict(by_measurement(made(model_id="other"))["drift"].tags)["model"] == "other"
+    fewer = made(band_edges_hz=window.drift.band_edges_hz[:2], band_shares=(0.5, 0.5))
+    assert [dict(p.tags)["band"] for p in fewer if p.measurement == "drift_band"] == [
+        "000000", "001280"
+    ]  # fmt: skip
 
 
 def test_a_window_is_stamped_with_its_end_and_a_silence_with_its_deadline():
