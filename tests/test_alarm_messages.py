@@ -22,7 +22,10 @@ from pipeline.alarm_messages import (
 from pipeline.alarms import AlarmLogic
 from pipeline.fleet import Fleet
 from pipeline.messages import Transition
+from pipeline.metrics import DEAD_LETTER_REASONS
 from pipeline.run_report import describe_case
+from pipeline.service_settings import Kafka
+from pipeline.topics import specs
 from point_cases import FLEET, T0, case, change, transitions
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "topics.md").read_text(encoding="utf-8")
@@ -198,3 +201,9 @@ def test_the_page_lists_every_field_of_every_message():
     assert rows_under("### Fields of a case") == list(CASE_FIELDS.items())
     assert set(message["sensors"][0]) == set(EVIDENCE_FIELDS)
     assert rows_under("### Fields of each of a case's `sensors`") == list(EVIDENCE_FIELDS.items())
+
+
+def test_the_page_names_every_topic_and_every_reason_of_a_dead_letter():
+    assert all(f"| `{spec.name}` |" in PAGE for spec in specs(Kafka()))
+    text = PAGE.split("\n## `sensors.dead-letters`\n")[1]
+    assert all(f"`{reason}`" in text for reason in DEAD_LETTER_REASONS)
