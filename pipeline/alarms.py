@@ -48,14 +48,8 @@ NAMES: dict[Severity, SensorStatus] = {
 }
 # Attributes that are JSON scalars and travel as they are.
 _SAVED = (
-    "condition",
-    "shelved_until_ns",
-    "last_ns",
-    "running_ns",
-    "stamped_ns",
-    "acked",
-    "acked_ns",
-)
+    "condition", "shelved_until_ns", "last_ns", "running_ns", "stamped_ns", "acked", "acked_ns",
+)  # fmt: skip
 
 
 class _Evidence(NamedTuple):
@@ -160,6 +154,11 @@ class AlarmLogic:
     def shelved_until_ns(self) -> int:
         """End of the shelving, 0 where there is none."""
         return self._shelved_until_ns
+
+    @property
+    def last_ns(self) -> int:
+        """Time of the last window, 0 before the first."""
+        return self._last_ns or 0
 
     def phase(self, severity: Severity) -> Phase:
         """Where one severity stands in its own state machine."""

@@ -30,11 +30,14 @@ class LeapGuard:
 
     Args:
         sensor_id: Name of the sensor.
+
+    Attributes:
+        end_ns: End of the last chunk that was given, 0 before the first.
     """
 
     def __init__(self, sensor_id: str) -> None:
         self.sensor_id = sensor_id
-        self._end_ns = 0
+        self.end_ns = 0
         self._held: SensorChunk | None = None
 
     def push(self, chunk: SensorChunk) -> list[SensorChunk | StreamEvent]:
@@ -45,12 +48,12 @@ class LeapGuard:
             if chunk.start_ns >= held.start_ns - LEAP_NS:
                 given.append(self._use(held))
             else:
-                ahead_s = (held.start_ns - self._end_ns) / NS_PER_S
+                ahead_s = (held.start_ns - self.end_ns) / NS_PER_S
                 detail = f"one chunk stamped {ahead_s:.0f} s ahead was set aside"
                 given.append(
-                    StreamEvent(self.sensor_id, self._end_ns, "clock_step", ahead_s, detail)
+                    StreamEvent(self.sensor_id, self.end_ns, "clock_step", ahead_s, detail)
                 )
-        if self._end_ns and chunk.start_ns > self._end_ns + LEAP_NS:
+        if self.end_ns and chunk.start_ns > self.end_ns + LEAP_NS:
             self._held = chunk
             return given
         return [*given, self._use(chunk)]
@@ -61,7 +64,7 @@ class LeapGuard:
         return [] if held is None else [self._use(held)]
 
     def _use(self, chunk: SensorChunk) -> SensorChunk:
-        self._end_ns = chunk.end_ns
+        self.end_ns = chunk.end_ns
         return chunk
 
     def export_state(self) -> State:
@@ -69,7 +72,7 @@ class LeapGuard:
         held: dict[str, Any] | None = None
         if self._held is not None:
             held = {**asdict(self._held), "flags": int(self._held.flags)}
-        return {"version": VERSION, "end_ns": self._end_ns, "held": held}
+        return {"version": VERSION, "end_ns": self.end_ns, "held": held}
 
     def import_state(self, state: State) -> None:
         """Go on from an exported state.
@@ -79,7 +82,7 @@ class LeapGuard:
         """
         if state.get("version") != VERSION:
             raise ValueError(f"state version must be {VERSION}, got {state.get('version')}")
-        self._end_ns = state["end_ns"]
+        self.end_ns = state["end_ns"]
         held = state["held"]
         self._held = None
         if held is not None:

@@ -2,18 +2,16 @@
 
 `process` is one micro-batch: every sensor cuts its windows, all are measured and those worth it
 embedded together, then each is judged in stream order. How chunks are grouped into
-batches changes nothing but speed. Time is event time: a sensor is silent when the others have moved
-on without it. A clock that steps back makes no silence, for that counts from when a window came.
+batches changes nothing but speed, nor does how sensors are shared out over monitors. Time is event
+time: a sensor is silent when the others of its group have moved on without it.
 """
 
-import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrival import PlantClock
 from pipeline.indicators import features_of
 from pipeline.messages import (
     BandEdges,
@@ -29,10 +27,13 @@ from pipeline.messages import (
 )
 from pipeline.sensor import Ready, SensorMonitor
 from pipeline.signal_shape import shapes_of
+from pipeline.silence import WALL, SilenceWatch
 
-VERSION = 2
+VERSION = 3
 
-Item = tuple[SensorMonitor, Window | StreamEvent]
+Item = tuple[SensorMonitor, Window | StreamEvent | int]
+"""What a sensor's chunk gave; an int is its `newest_ns`, before the rest."""
+Found = tuple[SensorMonitor, Ready | SensorHealth | int]
 
 
 class Encoder(Protocol):
@@ -63,22 +64,27 @@ class Monitor:
 
     Args:
         encoder: Model for all of them.
-        make_sensor: Sensor id -> fresh `SensorMonitor`; called at its first chunk.
+        make_sensor: Sensor id -> `SensorMonitor`, fresh or restored; called when first needed.
+        group_of: Sensor id -> what it is heard together with, e.g. its partition.
     """
 
-    def __init__(self, encoder: Encoder, make_sensor: Callable[[str], SensorMonitor]) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        make_sensor: Callable[[str], SensorMonitor],
+        group_of: Callable[[str], Hashable] = lambda _id: 0,
+    ) -> None:
         self._encoder = encoder
         self._make_sensor = make_sensor
+        self._group_of = group_of
         self._sensors: dict[str, SensorMonitor] = {}
+        self._groups: dict[str, Hashable] = {}
+        self._watches: dict[Hashable, SilenceWatch] = {}
         self._edges: dict[float, BandEdges] = {}
-        self._clock = PlantClock()
-        self._now_ns = 0
-        self._deadlines: list[tuple[int, str]] = []
-        self._expected: set[str] = set()
 
     @property
     def sensors(self) -> dict[str, SensorMonitor]:
-        """Sensor id -> its monitor, for every sensor seen."""
+        """Sensor id -> its monitor, for every sensor in memory."""
         return self._sensors
 
     def process(self, chunks: Iterable[SensorChunk]) -> Processed:
@@ -86,7 +92,9 @@ class Monitor:
         items: list[Item] = []
         for chunk in chunks:
             sensor = self._sensor(chunk.sensor_id)
-            items.extend((sensor, item) for item in sensor.cut(chunk))
+            given = sensor.cut(chunk)
+            items.append((sensor, sensor.newest_ns))
+            items.extend((sensor, item) for item in given)
         return self._judge(items)
 
     def flush(self) -> Processed:
@@ -94,10 +102,53 @@ class Monitor:
         sensors = self._sensors.values()
         return self._judge([(sensor, item) for sensor in sensors for item in sensor.flush()])
 
+    def tick(self, group: Hashable, now_ns: int) -> Processed:
+        """Let a clock outside move the time of a group, as a window of another sensor would.
+
+        Args:
+            group: As `group_of` names it; nothing happens where it has no sensor.
+            now_ns: Event time that windows of now would have.
+        """
+        watch = self._watches.get(group)
+        if watch is None:
+            return Processed((), (), ())
+        watch.hear(WALL, now_ns)
+        return Processed(tuple(self._silences(watch)), (), ())
+
+    def expect(self, sensor_id: str, deadline_ns: int, heard_ns: int) -> None:
+        """Wait for a sensor that is not in memory; it is made when it is heard or due.
+
+        Args:
+            sensor_id: Name of the sensor.
+            deadline_ns: Its `SensorMonitor.deadline_ns`; 0 = not waited for.
+            heard_ns: Its `SensorMonitor.event_ns`, which the group's clock has reached; 0 = none.
+        """
+        watch = self._watch(sensor_id)
+        if heard_ns:
+            watch.hear(sensor_id, heard_ns)
+        if deadline_ns:
+            watch.expect(sensor_id, deadline_ns)
+
+    def drop(self, sensor_ids: Collection[str]) -> None:
+        """Forget sensors, and the time of groups that have none left."""
+        for sensor_id in sensor_ids:
+            self._sensors.pop(sensor_id, None)
+            self._groups.pop(sensor_id, None)
+        left = set(self._groups.values())
+        self._watches = {group: watch for group, watch in self._watches.items() if group in left}
+        for watch in self._watches.values():
+            watch.forget(set(sensor_ids))
+
     def _sensor(self, sensor_id: str) -> SensorMonitor:
         if sensor_id not in self._sensors:
             self._sensors[sensor_id] = self._make_sensor(sensor_id)
         return self._sensors[sensor_id]
+
+    def _watch(self, sensor_id: str) -> SilenceWatch:
+        if sensor_id not in self._groups:
+            group = self._groups[sensor_id] = self._group_of(sensor_id)
+            self._watches.setdefault(group, SilenceWatch())
+        return self._watches[self._groups[sensor_id]]
 
     def _judge(self, items: list[Item]) -> Processed:
         found = measured(items)
@@ -105,17 +156,25 @@ class Monitor:
         results: list[WindowResult] = []
         spectra: list[Spectrum] = []
         for sensor, done in found:
+            watch = self._watch(sensor.sensor_id)
+            if isinstance(done, int):
+                sensor.arrive(done, watch.now_ns)
+                continue
             health = done.health if isinstance(done, Ready) else done
-            results.extend(self._silences(sensor.sensor_id, health.window_end_ns))
+            watch.hear(sensor.sensor_id, health.window_end_ns)
+            results += self._silences(watch, but=sensor.sensor_id)
+            # Of this sensor its own stream tells, be it that the plant has not noticed yet.
+            if 0 < sensor.deadline_ns < health.window_end_ns:
+                results.append(sensor.silence())
             if isinstance(done, Ready):
                 embedding = next(embeddings) if done.gain != 0.0 else None
                 edges = self._band_edges(done.window.sample_rate_hz)
-                judged = sensor.judge(done, embedding, edges, self._now_ns)
+                judged = sensor.judge(done, embedding, edges)
                 results.append(judged.result)
                 spectra.extend(judged.spectra)
             else:
-                results.append(sensor.unusable(done, self._now_ns))
-            self._expect(sensor)
+                results.append(sensor.unusable(done))
+            watch.expect(sensor.sensor_id, sensor.overdue_ns)
         events = tuple(item for _, item in items if isinstance(item, StreamEvent))
         return Processed(tuple(results), events, tuple(spectra))
 
@@ -134,34 +193,23 @@ class Monitor:
             self._edges[sample_rate_hz] = self._encoder.band_edges_hz(sample_rate_hz)
         return self._edges[sample_rate_hz]
 
-    def _expect(self, sensor: SensorMonitor) -> None:
-        """Wait for this sensor's next window; each sensor is in the heap at most once."""
-        if sensor.sensor_id not in self._expected:
-            self._expected.add(sensor.sensor_id)
-            heapq.heappush(self._deadlines, (sensor.deadline_ns, sensor.sensor_id))
-
-    def _silences(self, sensor_id: str, now_ns: int) -> list[WindowResult]:
-        """Results of the sensors whose deadline the stream's event time has passed."""
-        self._now_ns = self._clock.take(sensor_id, now_ns)
+    def _silences(self, watch: SilenceWatch, but: str = WALL) -> list[WindowResult]:
+        """Results of the sensors that the time of their group has left behind, but one."""
         results = []
-        while self._deadlines and self._deadlines[0][0] < self._now_ns:
-            _, waiting = heapq.heappop(self._deadlines)
-            sensor = self._sensors[waiting]
-            if sensor.deadline_ns >= self._now_ns:
-                heapq.heappush(self._deadlines, (sensor.deadline_ns, waiting))
+        for sensor_id in watch.due():
+            if sensor_id == but:
                 continue
-            self._expected.discard(waiting)
-            results.append(sensor.silence())
+            sensor = self._sensor(sensor_id)
+            if sensor.overdue_ns >= watch.now_ns:
+                watch.expect(sensor_id, sensor.overdue_ns)
+            elif sensor.overdue_ns:
+                results.append(sensor.silence())
         return results
 
     def export_state(self) -> State:
-        """What is known beyond the sensors, as one versioned value."""
-        return {
-            "version": VERSION,
-            "now_ns": self._now_ns,
-            "clock": self._clock.export_state(),
-            "deadlines": [[at_ns, sensor_id] for at_ns, sensor_id in self._deadlines],
-        }
+        """What is known beyond the sensors, as one versioned value; groups must be JSON scalars."""
+        watches = [[group, watch.export_state()] for group, watch in self._watches.items()]
+        return {"version": VERSION, "watches": watches}
 
     def import_state(self, state: State, sensors: Mapping[str, tuple[State, State]]) -> None:
         """Go on from exported states.
@@ -175,29 +223,30 @@ class Monitor:
         """
         if state.get("version") != VERSION:
             raise ValueError(f"state version must be {VERSION}, got {state.get('version')}")
-        self._now_ns = state["now_ns"]
-        self._clock.import_state(state["clock"])
-        self._deadlines = [(at_ns, sensor_id) for at_ns, sensor_id in state["deadlines"]]
-        self._expected = {sensor_id for _, sensor_id in self._deadlines}
+        for group, exported in state["watches"]:
+            self._watches[group] = SilenceWatch()
+            self._watches[group].import_state(exported)
         for sensor_id, (live, baseline) in sensors.items():
             self._sensor(sensor_id).import_state(live, baseline)
 
 
-def measured(items: Sequence[Item]) -> list[tuple[SensorMonitor, Ready | SensorHealth]]:
+def measured(items: Sequence[Item]) -> list[Found]:
     """Health, indicators and gain of every window, all measured together.
 
     Args:
-        items: Windows and stream events of any sensors, each sensor's in their order.
+        items: What the chunks of any sensors gave, each sensor's in their order.
 
     Returns:
         What each window gave, and the health of sensors whose events say that they hardly give any.
     """
     windows = [item for _, item in items if isinstance(item, Window)]
     shapes, features = iter(shapes_of(windows)), iter(features_of(windows))
-    found: list[tuple[SensorMonitor, Ready | SensorHealth]] = []
+    found: list[Found] = []
     for sensor, item in items:
         if isinstance(item, Window):
             found.append((sensor, sensor.ready(item, next(shapes), next(features))))
+        elif isinstance(item, int):
+            found.append((sensor, item))
         elif (health := sensor.hear(item)) is not None:
             found.append((sensor, health))
     return found

@@ -1,14 +1,20 @@
 """Arrivals of one sensor's windows in; its usual interval and the deadline of its silence out.
 
-All in event time. Intervals are those of the sensor's own clock; silence counts in the time of the
-plant, so that a clock that is late or has stepped back makes none.
+All in event time. Intervals are those of the sensor's own clock, and silence counts in it, too, so
+that a sensor's silence depends on its own stream and not on how it is merged with others. The time
+of the plant only notices it, later than the sensor's own next window could belie it. Where a clock
+is late or has stepped back, silence counts in the time of the plant.
 """
 
 from typing import Final
 
 from pipeline.messages import NS_PER_S, State
 
-VERSION: Final = 1
+VERSION: Final = 2
+# A clock further behind the plant than this share of the wait is no measure of silence.
+TRUSTED_LAG: Final = 1 / 3
+# Share of the wait by which sensors may be merged out of order without seeming silent.
+SKEW: Final = 1 / 10
 
 
 class Pace:
@@ -26,7 +32,22 @@ class Pace:
         self._min_silence_s = min_silence_s
         self.usual_s = 0.0
         self._last_ns = 0
+        self._newest_ns = 0
+        self._now_ns = 0
         self._heard_ns = 0
+        self._lag_ns = 0
+        self._waiting = False
+
+    def arrive(self, newest_ns: int, now_ns: int) -> None:
+        """Something came, whether or not it gives a window.
+
+        What waits for a chunk that is missing gives its windows late; that is no lag of the clock.
+
+        Args:
+            newest_ns: End of what came, by the sensor's clock.
+            now_ns: Time of the plant.
+        """
+        self._newest_ns, self._now_ns = newest_ns, now_ns
 
     def step(self, end_ns: int) -> float:
         """Seconds since the window before, 0 for the first and for a clock that stepped back."""
@@ -38,12 +59,17 @@ class Pace:
         self._last_ns = end_ns
         return step_s
 
-    def hear(self, at_ns: int, now_ns: int) -> None:
-        """Let silence count from now, the time of the plant.
+    def hear(self, at_ns: int) -> None:
+        """Let silence count from the end of this window."""
+        lag_ns = max(0, self._now_ns - self._newest_ns)
+        trusted = lag_ns <= TRUSTED_LAG * self.wait_s * NS_PER_S
+        self._heard_ns = at_ns if trusted else self._now_ns
+        self._lag_ns = lag_ns if trusted else 0
+        self._waiting = True
 
-        A sensor that is alone is the plant; a clock that runs far ahead must not buy years.
-        """
-        self._heard_ns = max(now_ns, at_ns)
+    def give_up(self) -> None:
+        """The silence has been told: once is enough."""
+        self._waiting = False
 
     @property
     def wait_s(self) -> float:
@@ -52,8 +78,16 @@ class Pace:
 
     @property
     def deadline_ns(self) -> int:
-        """Time of the plant at which silence becomes a fault."""
-        return self._heard_ns + round(self.wait_s * NS_PER_S)
+        """Time at which silence becomes a fault; 0 where nothing is waited for."""
+        return self._heard_ns + round(self.wait_s * NS_PER_S) if self._waiting else 0
+
+    @property
+    def overdue_ns(self) -> int:
+        """Time of the plant after which the sensor's own next window would say so, too; or 0."""
+        if not self._waiting:
+            return 0
+        wait_ns = round((1 + SKEW) * self.wait_s * NS_PER_S)
+        return max(self._heard_ns, self._newest_ns) + self._lag_ns + wait_ns
 
     def export_state(self) -> State:
         """All that the next window depends on."""
@@ -61,7 +95,11 @@ class Pace:
             "version": VERSION,
             "usual_s": self.usual_s,
             "last_ns": self._last_ns,
+            "newest_ns": self._newest_ns,
+            "now_ns": self._now_ns,
             "heard_ns": self._heard_ns,
+            "lag_ns": self._lag_ns,
+            "waiting": self._waiting,
         }
 
     def import_state(self, state: State) -> None:
@@ -74,3 +112,5 @@ class Pace:
             raise ValueError(f"state version must be {VERSION}, got {state.get('version')}")
         self.usual_s = state["usual_s"]
         self._last_ns, self._heard_ns = state["last_ns"], state["heard_ns"]
+        self._newest_ns, self._now_ns = state["newest_ns"], state["now_ns"]
+        self._lag_ns, self._waiting = state["lag_ns"], state["waiting"]

@@ -4,13 +4,8 @@ The steps are apart because all sensors' windows are measured and embedded toget
 `cut` gives windows and stream events, `ready` takes what was measured on a window (health, gain),
 `judge` its embedding (running gate, baseline, evidence, alarm state). Each runs in the order of the
 stream, so the size of the batches in between changes nothing.
-
-The gain of a sensor is set once per format, by its first believable window, to a power of two that
-brings its RMS near 0.1: per-window scaling would erase the level, no scaling would let raw ADC
-counts leave the range the encoder knows.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,6 +18,7 @@ from pipeline.arrival import FormatGuard, LeapGuard
 from pipeline.baseline import Baseline
 from pipeline.breaks import Breaks
 from pipeline.drift import Evidence, Verdict
+from pipeline.gain import gain_of
 from pipeline.health import SensorHealthCheck
 from pipeline.messages import (
     BandEdges,
@@ -45,10 +41,7 @@ from pipeline.signal_shape import SignalShape
 from pipeline.velocity import VelocityAverage
 from pipeline.windows import Windower
 
-VERSION = 4
-TARGET_RMS = 0.1
-# A signal of 1e-40 asks for a gain that no float32 holds.
-MOST_GAIN_BITS = 20
+VERSION = 5
 # Stream events kept for the health of the next window; one that never comes would need no end.
 MOST_EVENTS = 64
 
@@ -150,6 +143,21 @@ class SensorMonitor:
             items += [item] if isinstance(item, StreamEvent) else self.windower.push(item)
         return items
 
+    @property
+    def newest_ns(self) -> int:
+        """End of the last chunk that `cut` has believed."""
+        return self._leaps.end_ns
+
+    def arrive(self, newest_ns: int, now_ns: int) -> None:
+        """Take the time of a chunk, in stream order, before what it gave is judged.
+
+        Args:
+            newest_ns: What the property was when the chunk had come.
+            now_ns: Event time of the plant, from which silence is counted where this sensor's
+                clock is late.
+        """
+        self._pace.arrive(newest_ns, now_ns)
+
     def flush(self) -> list[Window | StreamEvent]:
         """End of stream: give what the windower still holds."""
         items = [item for chunk in self._leaps.flush() for item in self.windower.push(chunk)]
@@ -175,7 +183,7 @@ class SensorMonitor:
         fits, renews = self._format.take(window)
         self._renewing |= renews
         if renews or (self._gain == 0.0 and found.rms > 0):
-            self._gain = _gain(found.rms)
+            self._gain = gain_of(found.rms)
         # A frozen gate knows already that the machine stands; a learning one decides in `judge`,
         # and so does one that a window before this one, not judged yet, will replace.
         frozen = self._reference.frozen and not self._renewing
@@ -183,25 +191,21 @@ class SensorMonitor:
         gain = self._gain * window.scale if fits and not stands else 0.0
         return Ready(window, health, found, gain, fits, renews)
 
-    def judge(
-        self, cut: Ready, embedding: Embedding | None, edges: BandEdges, now_ns: int = 0
-    ) -> Judged:
+    def judge(self, cut: Ready, embedding: Embedding | None, edges: BandEdges) -> Judged:
         """Learn or score one window and move the alarm state.
 
         Args:
             cut: From `ready`, in the order of the windows.
             embedding: (K, D) float32; None where `cut.gain` is 0.
             edges: ((low, high), ...) Hz of the K bands.
-            now_ns: Event time of the plant, from which silence is counted; at least the window's
-                end, which may lie behind it where this sensor's clock is late.
         """
         window = cut.window
-        self._pace.hear(window.end_ns, now_ns)
         if cut.renews:
             self._reference.renew()
             self._pictures.forget()
             self._renewing = False
         step_s = self._pace.step(window.end_ns)
+        self._pace.hear(window.end_ns)
         running = cut.features is not None and self._reference.gate.running(cut.features.rms)
         drift, verdict = None, None
         if running and embedding is not None and self._reference.comparable(window.samples.size):
@@ -239,23 +243,23 @@ class SensorMonitor:
         return drift, None
 
     def silence(self) -> WindowResult:
-        """The sensor has been silent for too long: its state is unknown from the deadline on."""
-        since_s = self._pace.wait_s
-        detail = f"no data for {since_s:.0f} s: check sensor, cable and gateway"
-        return self._unknown(
-            SensorHealth(
-                self.sensor_id, self.deadline_ns, ("silent",), gap_s=since_s, detail=detail
-            )
-        )
+        """The sensor has been silent for too long: its state is unknown from the deadline on.
 
-    def unusable(self, health: SensorHealth, now_ns: int) -> WindowResult:
+        Told once, until the sensor is heard again; ask `deadline_ns` before.
+        """
+        at_ns, since_s = self.deadline_ns, self._pace.wait_s
+        self._pace.give_up()
+        detail = f"no data for {since_s:.0f} s: check sensor, cable and gateway"
+        health = SensorHealth(self.sensor_id, at_ns, ("silent",), gap_s=since_s, detail=detail)
+        return self._unknown(health)
+
+    def unusable(self, health: SensorHealth) -> WindowResult:
         """The sensor sends, but its signal breaks so often that it gives no window.
 
         Args:
             health: From `hear`.
-            now_ns: Event time of the plant, from which silence is counted.
         """
-        self._pace.hear(health.window_end_ns, now_ns)
+        self._pace.hear(health.window_end_ns)
         return self._unknown(health)
 
     def _unknown(self, health: SensorHealth) -> WindowResult:
@@ -273,8 +277,18 @@ class SensorMonitor:
 
     @property
     def deadline_ns(self) -> int:
-        """Event time of the plant at which silence becomes a fault."""
+        """Event time at which silence becomes a fault; 0 where the sensor is not waited for."""
         return self._pace.deadline_ns
+
+    @property
+    def overdue_ns(self) -> int:
+        """Time of the plant after which that silence is told without hearing the sensor; or 0."""
+        return self._pace.overdue_ns
+
+    @property
+    def event_ns(self) -> int:
+        """Event time of the last result, 0 before the first: the time of commands."""
+        return self.alarms.last_ns
 
     def about(self) -> dict[str, Any]:
         """What a person wants to know beside the results, JSON-able."""
@@ -357,11 +371,6 @@ class SensorMonitor:
             band_share=drift.band_shares[top],
             detail=_hint(verdict),
         )
-
-
-def _gain(rms: float) -> float:
-    """Power of two that brings an RMS near the target; bounded, so that noise stays finite."""
-    return 2.0 ** min(MOST_GAIN_BITS, round(math.log2(TARGET_RMS / rms))) if rms > 0 else 0.0
 
 
 def _hint(verdict: Verdict) -> str:
