@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
-from kafka.partitioner.default import murmur2
 
 from connectors.kafka_access import Access
 from connectors.kafka_client import opened, words
+from connectors.kafka_records import partition_of
 from pipeline.messages import SensorChunk
 from pipeline.wire import PROTOBUF, encode
 
@@ -40,16 +40,6 @@ LOOK_S: Final = 0.5
 
 class DeliveryError(RuntimeError):
     """Kafka refuses messages for good, in words."""
-
-
-def partition_of(sensor_id: str, partitions: int) -> int:
-    """Partition of a sensor among so many: murmur2 of its UTF-8 name, as Java clients do.
-
-    >>> partition_of("plant/pump/DE", 4)
-    0
-    """
-    hashed: int = murmur2(sensor_id.encode())
-    return (hashed & 0x7FFFFFFF) % partitions
 
 
 class ChunkProducer:
@@ -124,7 +114,7 @@ class ChunkProducer:
         value = encode(chunk) if payload is None else payload
         key = chunk.sensor_id
         if key not in self._homes:
-            self._homes[key] = partition_of(key, self.partitions)
+            self._homes[key] = partition_of(key.encode(), self.partitions)
         while not self.has_room(LOOK_S):
             pass
         with self._changed:

@@ -22,7 +22,8 @@ from rich.console import Console
 from connectors.files import Description, ReadOptions, describe, read
 from connectors.files.times import format_time, parse_time
 from connectors.kafka_access import Access, AccessError, KafkaTrouble
-from connectors.kafka_producer import ChunkProducer, DeliveryError, partition_of
+from connectors.kafka_producer import ChunkProducer, DeliveryError
+from connectors.kafka_records import partition_of
 from connectors.kafka_tail import TopicError, TopicView
 from pipeline.extent import extent_of
 from pipeline.messages import NS_PER_S, SensorChunk
@@ -128,7 +129,7 @@ def dry_run(job: Job, access: Access, partitions: int, console: Console) -> dict
                     sent.leave_out(number, error.reason)
                     continue
                 sent.add(number, chunk, payload)
-                sent.stored(number, partition_of(chunk.sensor_id, partitions), number)
+                sent.stored(number, partition_of(chunk.sensor_id.encode(), partitions), number)
         _check_not_empty(sent.count)
     sensors = {name: asdict(tally) for name, tally in sorted(sent.tallies.items())}
     totals = {"chunks": sent.messages, "bytes": sent.size}

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from kafka import KafkaConsumer, TopicPartition
 
 from connectors.kafka_access import Access, KafkaTrouble
-from connectors.kafka_producer import ChunkProducer, DeliveryError, partition_of
+from connectors.kafka_producer import ChunkProducer, DeliveryError
+from connectors.kafka_records import partition_of
 from connectors.kafka_tail import Span, TopicError, TopicView
 from pipeline.messages import Flags, SensorChunk
 from pipeline.wire import BadChunk, encode
@@ -39,7 +40,7 @@ def chunk(number, sensors=5, samples=100):
 @given(st.text(min_size=1, max_size=60), st.integers(1, 100))
 def test_a_sensor_lies_where_the_stream_engine_would_put_it(name, partitions):
     theirs = (murmur2(name.encode()) & 0x7FFFFFFF) % partitions
-    assert partition_of(name, partitions) == theirs
+    assert partition_of(name.encode(), partitions) == theirs
 
 
 def test_every_chunk_arrives_bit_by_bit_in_order_and_in_its_sensors_partition(kafka):
@@ -55,7 +56,7 @@ def test_every_chunk_arrives_bit_by_bit_in_order_and_in_its_sensors_partition(ka
     for name in {one.sensor_id for one in chunks}:
         got = [key(c) for _, c in found if c.sensor_id == name]
         assert got == [key(c) for c in chunks if c.sensor_id == name]
-    assert all(partition == partition_of(c.sensor_id, 3) for partition, c in found)
+    assert all(partition == partition_of(c.sensor_id.encode(), 3) for partition, c in found)
     assert sorted(number for number, _, _ in receipts) == list(range(300))
     for partition in range(3):
         mine = [(n, offset) for n, where, offset in receipts if where == partition]
@@ -145,7 +146,7 @@ def test_a_view_counts_what_a_group_has_still_to_read(kafka):
         for number in range(50):
             producer.send(number, chunk(number))
         assert producer.flush(30)
-    read = partition_of("plant/machine0/de", 3)
+    read = partition_of(b"plant/machine0/de", 3)
     with closing(TopicView(access, topic)) as view:
         assert view.settled() == view.spans()
         behind = view.spans()[read].end

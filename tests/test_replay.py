@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.kafka_producer import ChunkProducer, partition_of
+from connectors.kafka_producer import ChunkProducer
+from connectors.kafka_records import partition_of
 from connectors.kafka_tail import TopicView
 from pipeline.cli import main
 from pipeline.messages import NS_PER_S, SensorChunk
@@ -112,7 +113,7 @@ def test_chunks_leave_when_their_event_time_says_so(steps_ms, speed):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3000), st.floats(0, 5)), min_size=1, max_size=60))
+@given(st.lists(st.tuples(st.integers(0, 9000), st.sampled_from([0.0, 0.1, 5.0])), max_size=40))
 def test_a_delay_never_ends_in_a_burst(steps):
     clock, event_ns = Clock(), NOON_NS
     pacer = Pacer(10.0, clock=clock)
@@ -123,11 +124,8 @@ def test_a_delay_never_ends_in_a_burst(steps):
         event_ns += step_ms * 1_000_000
         clock.now += max(pacer.wait_s(event_ns), 0.0)
         left.append((clock.now, event_ns))
-    for at, event in left:
-        for later, event_later in left:
-            if later > at:
-                recorded_s = (event_later - event) / NS_PER_S
-                assert recorded_s <= 10.0 * (later - at + 1.0) + 1e-6
+    for (at, event), (later, event_later) in combinations(left, 2):
+        assert (event_later - event) / NS_PER_S <= 10.0 * (later - at + 1.0) + 1e-6
 
 
 def test_a_long_pause_is_shortened_and_a_step_back_waits_for_nothing():
@@ -322,7 +320,7 @@ def test_a_topic_gets_exactly_the_chunks_of_the_recordings(broker, place):
     assert call("replay", recordings(place / "logs"), "--topic", topic, *fast()) == 0
     found, chunks = stored(broker, topic), expected(place / "logs")
     assert by_sensor(c for _, c in found) == by_sensor(chunks)
-    assert {p for p, c in found if c.sensor_id == "pump"} == {partition_of("pump", 3)}
+    assert {p for p, c in found if c.sensor_id == "pump"} == {partition_of(b"pump", 3)}
     _, record = record_of()
     assert record["status"] == "finished"
     assert record["totals"] == {
@@ -341,7 +339,7 @@ def test_a_dry_run_tells_what_would_be_sent_and_sends_nothing(broker, place, cap
     chunks = expected(logs)
     assert plan["totals"]["chunks"] == len(chunks)
     assert {name: t["partition"] for name, t in plan["sensors"].items()} == {
-        name: partition_of(name, 3) for name in MACHINES
+        name: partition_of(name.encode(), 3) for name in MACHINES
     }
     assert plan["sensors"]["mill"]["rate_hz"] == RATE_HZ
     assert stored(broker, topic) == []
@@ -535,7 +533,7 @@ def test_a_broker_that_goes_away_and_comes_back_costs_nothing_but_time(
     monkeypatch.setenv("ECHOWATCH_KAFKA__BOOTSTRAP", kafka_own.bootstrap)
     topic, logs = new_topic(kafka_own), recordings(place / "logs", seconds=20)
     with closing(TopicView(access_to(kafka_own), topic)) as view:
-        running = Running(logs, "--topic", topic, "--speed", 5, "--max-lag", 0)
+        running = Running(logs, "--topic", topic, "--speed", 5)
         wait_for(view, 30, running)
     kafka_own.kill()
     kafka_own.start()
