@@ -22,7 +22,7 @@ from pipeline.wire import PROTOBUF, encode
 
 MAX_INFLIGHT_BYTES: Final = 32_000_000
 MAX_INFLIGHT: Final = 2000
-HEADERS: Final = [("ct", PROTOBUF.encode())]
+HEADERS: Final = [("content-type", PROTOBUF.encode())]
 OPTIONS: Final[dict[str, Any]] = {
     "acks": "all",
     "enable_idempotence": True,

@@ -175,7 +175,7 @@ class TopicView:
 
 
 def _chunk(record: Any) -> SensorChunk | None:
-    kinds = [value for name, value in record.headers if name == "ct"]
+    kinds = [value for name, value in record.headers if name == "content-type"]
     kind = kinds[0].decode(errors="replace") if kinds else PROTOBUF
     try:
         return decode(record.value or b"", content_type=kind)

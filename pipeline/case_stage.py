@@ -78,7 +78,11 @@ class CaseStage:
             Outgoing(topic, case.case_id.encode(), case_to_json(case, self._fleet))
             for case in changed.values()
         ]
-        points = [point for case in changed.values() for point in self._points.case_points(case)]
+        points = [
+            point
+            for case in changed.values()
+            for point in self._points.case_points(case, quarantined=self._quarantined)
+        ]
         return Outcome(points, messages)
 
     def tick(self, elapsed_ns: int) -> Outcome:  # noqa: ARG002  (nothing happens by itself)
@@ -108,6 +112,10 @@ class CaseStage:
         self._homes[asset] = number
         self._touched.add(asset)
         return True
+
+    def _quarantined(self, sensor_id: str) -> bool:
+        watched = self._settings.worker.unknown_sensors != "accept" and bool(self._fleet.sensors)
+        return watched and sensor_id not in self._fleet
 
     def _letter(self, message: Received, refused: Refused) -> Outgoing:
         self._metrics.dead_letters.labels(refused.reason).inc()

@@ -32,6 +32,7 @@ DEAD_LETTER_REASONS: Final = (
     *REASONS,
     "unknown_sensor",
     "too_many_sensors",
+    "wrong_partition",
     "bad_order",
     "encoder_failed",
     "influx_refused",

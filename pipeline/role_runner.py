@@ -268,6 +268,11 @@ class RoleRunner:
         self.metrics.sink_refused.inc(now["refused"] - self._told.get("refused", 0))
         self._told = now
 
+    @property
+    def delivery(self) -> Delivery | None:
+        """Of the running app, None between two of them."""
+        return None if self._app is None else self._app.delivery
+
     def lags(self) -> dict[tuple[str, int], float]:
         """(topic, partition) -> messages not yet acknowledged."""
         return {} if self._app is None else dict(self._app.lags)

@@ -210,7 +210,7 @@ class SignalStage:
 
     def _obey(self, order: Order, notes: list[Point]) -> Sequence[Transition]:
         self._touched.add(order.sensor_id)
-        notes.append(self._points.order_point(order))
+        notes.append(self._points.order_point(order, quarantined=self._quarantined))
         if order.action == "maintenance":
             return ()
         try:
@@ -218,7 +218,9 @@ class SignalStage:
                 order.sensor_id, order.action, order.by, order.why, shelve_s=order.shelve_s
             )
         except ValueError as refused:
-            notes.append(self._points.order_point(order, refused=str(refused)))
+            notes.append(
+                self._points.order_point(order, refused=str(refused), quarantined=self._quarantined)
+            )
             return ()
 
     def _letter(self, message: Received, refused: Refused) -> Outgoing:
@@ -239,7 +241,7 @@ class SignalStage:
         changes = [t for window in done.windows for t in window.transitions]
         points = [
             *self._points.points(done, quarantined=self._quarantined),
-            *self._points.transition_points(said),
+            *self._points.transition_points(said, quarantined=self._quarantined),
             *notes,
         ]
         topic = self._settings.kafka.transitions

@@ -13,7 +13,7 @@ from pipeline.messages import Point
 
 DEAD_LETTER_BYTES: Final = 1024
 MAX_DETAIL: Final = 200
-CONTENT_TYPE: Final = "ct"
+CONTENT_TYPE: Final = "content-type"
 
 
 class Partition(NamedTuple):

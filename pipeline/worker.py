@@ -39,6 +39,9 @@ class Worker:
         fleet: What is known of the plant; empty where there is no fleet file.
         encoder: Model; None where only cases are worked on.
 
+    Attributes:
+        runners: One per role.
+
     Raises:
         AccessError, InfluxError: for addresses or secrets that cannot be used.
     """
@@ -50,7 +53,7 @@ class Worker:
         self._stopping = asyncio.Event()
         role = settings.worker.role
         roles: tuple[Role, ...] = ("signals", "cases") if role == "all" else (role,)
-        self._runners = [self._runner(name) for name in roles]
+        self.runners = [self._runner(name) for name in roles]
 
     def _runner(self, role: Role) -> RoleRunner:
         metrics = Metrics(role)
@@ -82,14 +85,14 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        for runner in self._runners:
+        for runner in self.runners:
             await loop.run_in_executor(None, runner.sink.check)
             runner.sink.start()
         endpoints = await self._serve()
         reporting = asyncio.ensure_future(self._report())
         try:
             async with asyncio.TaskGroup() as group:
-                for runner in self._runners:
+                for runner in self.runners:
                     group.create_task(runner.run(self._stopping))
         except BaseExceptionGroup as errors:
             # The first failure ends the other role as well; it is the one to tell of.
@@ -97,7 +100,7 @@ class Worker:
         finally:
             reporting.cancel()
             await asyncio.gather(reporting, return_exceptions=True)
-            for runner in self._runners:
+            for runner in self.runners:
                 await loop.run_in_executor(None, runner.sink.close, SINK_CLOSE_S)
             if endpoints is not None:
                 await endpoints.stop()
@@ -111,14 +114,14 @@ class Worker:
             worker.port,
             live=lambda: Verdict(ok=True),
             ready=self._ready,
-            metrics=[runner.metrics for runner in self._runners],
+            metrics=[runner.metrics for runner in self.runners],
         )
         port = await endpoints.start()
         log.info("http://%s:%d/ tells how this worker is", worker.host, port)
         return endpoints
 
     def _ready(self) -> Verdict:
-        found = [runner.ready() for runner in self._runners]
+        found = [runner.ready() for runner in self.runners]
         facts = {name: fact for verdict in found for name, fact in verdict.facts.items()}
         reasons = tuple(reason for verdict in found for reason in verdict.reasons)
         return Verdict(ok=not reasons, reasons=reasons, facts=facts)
@@ -131,7 +134,7 @@ class Worker:
         while not self._stopping.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), REPORT_S)
-            for runner in self._runners:
+            for runner in self.runners:
                 numbers, lags = runner.metrics.snapshot(), runner.lags()
                 runner.sink.put(
                     points.pipeline_points(
