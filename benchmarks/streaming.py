@@ -141,7 +141,7 @@ async def read_faust(bootstrap: str, topic: str, messages: int) -> float:
 
 
 async def read_worker(encoder: str, messages: int) -> float:
-    """The worker, until all messages are acknowledged; its settings come from the environment."""
+    """The worker, until InfluxDB has all results; its settings come from the environment."""
 
     settings = load(worker={"role": "signals", "port": 0}, profile="accelerated")
     worker = Worker(settings, Fleet(), NoEncoder() if encoder == "none" else load_engine(settings))
@@ -155,7 +155,7 @@ async def read_worker(encoder: str, messages: int) -> float:
         if delivery is None:
             continue
         began = began or (time.perf_counter() if delivery.read else 0.0)
-        if delivery.done >= messages and not delivery.held[0]:
+        if delivery.done >= messages and not worker.runners[0].sink.pending_bytes:
             took = time.perf_counter() - began
             break
     worker.stop()
