@@ -181,7 +181,9 @@ def _show_plan(found: dict[str, Any], *, as_json: bool) -> None:
             str(tally["partition"]),
         )
     out = Console(highlight=False, emoji=False)
-    out.print(table, width=out.width if out.is_terminal else MAX_WIDTH)
+    if not out.is_terminal:
+        out.width = MAX_WIDTH
+    out.print(table)
     totals, laps = found["totals"], found["laps"]
     times = "" if laps == 1 else f", {'without end' if laps is None else f'{laps} times'}"
     out.print(
