@@ -22,6 +22,7 @@ from pipeline.ledger import Ledger
 from pipeline.messages import Point
 from pipeline.metrics import Metrics
 from pipeline.stage import Outcome, Outgoing, Partition, Received, Stage, States, StateWrite
+from pipeline.watchdog import awake_and_asleep_s
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Delivery:
         state_topic: Changelog of the state records.
         metrics: Of this role.
         checkpoint_s: Seconds between checkpoints.
+        trust_s: Standing still for longer puts our place in the group in doubt.
         max_bytes, max_messages: Read but not acknowledged; at these reading stops.
         cost: Message -> its share of a micro-batch; a batch ends at 1.
     """
@@ -99,6 +101,7 @@ class Delivery:
         state_topic: str,
         metrics: Metrics,
         checkpoint_s: float,
+        trust_s: float,
         max_bytes: float,
         max_messages: int,
         cost: Callable[[Received], float],
@@ -129,6 +132,8 @@ class Delivery:
         self._dirty = False
         self.ready = False
         self._suspect = False
+        self._trust_s = trust_s
+        self._beat_s = awake_and_asleep_s()
         self._turn = 0
         self.done = 0
         self.checkpointed_s = time.monotonic()
@@ -205,9 +210,18 @@ class Delivery:
             self.ready = True
             self._cut_at_s = self.checkpointed_s = time.monotonic()
 
-    def suspect(self) -> None:
-        """We stood still for long: ask whether our partitions are still ours before writing."""
-        self._suspect = True
+    def beat(self) -> None:
+        """We are awake; to be called several times per `trust_s`.
+
+        After standing still for longer we ask Kafka whether our partitions are still ours before
+        anything is written.
+        """
+        self._suspect = self._suspect or self._stood_still
+        self._beat_s = awake_and_asleep_s()
+
+    @property
+    def _stood_still(self) -> bool:
+        return awake_and_asleep_s() - self._beat_s > self._trust_s
 
     def refused(self, letter: Outgoing) -> None:
         """The sink has set something aside; to be called in the event loop."""
@@ -320,10 +334,11 @@ class Delivery:
             self._metrics.received_to_stored_s.observe(now_s - received_s)
         if not await self._still_ours(cut):
             return
-        bases = [write for write in cut.states if write.key.startswith(b"base|") and write.value]
-        rest = [write for write in cut.states if write not in bases]
-        for writes in (bases, rest):
-            await asyncio.gather(*(self._write(write) for write in writes))
+        first = [write for write in cut.states if write.first]
+        await asyncio.gather(*(self._write(write) for write in first))
+        if not await self._still_ours(cut):
+            return
+        await asyncio.gather(*(self._write(write) for write in cut.states if not write.first))
         if cut.generation != self._ledger.generation:
             return
         released = self._ledger.release(cut.generation, cut.upto)
@@ -338,7 +353,8 @@ class Delivery:
     async def _still_ours(self, cut: _Cut) -> bool:
         if cut.generation != self._ledger.generation:
             return False
-        if not self._suspect:
+        # Whoever wakes up may come here before the next beat.
+        if not (self._suspect or self._stood_still):
             return True
         if await self._broker.commit(self.committed | self._ledger.first()):
             self._suspect = False

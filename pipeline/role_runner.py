@@ -12,11 +12,11 @@ from pipeline.endpoints import Verdict
 from pipeline.faust_role import FaustRole
 from pipeline.influx_settings import writer_of
 from pipeline.metrics import Metrics
-from pipeline.pulse import Pulse, Watchdog
 from pipeline.settings import Settings
 from pipeline.stage import DEAD_LETTER_BYTES, MAX_DETAIL, Outgoing, Received, Stage
 from pipeline.topic_watch import TopicWatch
 from pipeline.topics import Role, specs, state_topic
+from pipeline.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -182,6 +182,7 @@ class RoleRunner:
             state_topic=state_topic(settings.kafka, self.role),
             metrics=self.metrics,
             checkpoint_s=worker.checkpoint_s,
+            trust_s=worker.session_timeout_s / 5,
             max_bytes=worker.pending_mb * 1e6,
             max_messages=worker.pending_messages,
             cost=_cost(worker.batch_samples),
@@ -210,15 +211,12 @@ class RoleRunner:
         stopping: asyncio.Event,
     ) -> None:
         """Look after a running app; return when it shall end."""
-        pulse = Pulse(WATCH_S)
         dog = Watchdog(self._settings.worker.watchdog_s)
-        heartbeat_s = self._settings.worker.session_timeout_s / 5
         looked_s = topics_s = time.monotonic()
         while not stopping.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), WATCH_S)
-            if pulse.beat() > heartbeat_s:
-                app.delivery.suspect()
+            app.delivery.beat()
             self._check(app, processing, dog)
             now_s = time.monotonic()
             if now_s - looked_s >= 1.0:

@@ -136,7 +136,7 @@ class SensorRecords:
         header = replace(header, base=known.base)
         body = write_record(header, pack(sensor.export_baseline()))
         key = key_of("base", sensor.sensor_id, known.base)
-        written.append(StateWrite(known.partition, key, body))
+        written.append(StateWrite(known.partition, key, body, first=True))
         sensor.baseline_changed = False
         return header
 

@@ -14,6 +14,8 @@ from pipeline.messages import Point
 DEAD_LETTER_BYTES: Final = 1024
 MAX_DETAIL: Final = 200
 CONTENT_TYPE: Final = "content-type"
+ORDER_ID: Final = "order_id"
+"""Header of a transition that an order made."""
 
 
 class Partition(NamedTuple):
@@ -76,16 +78,18 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class StateWrite:
-    """One record for the changelog; baselines are written before the live records that name them.
+    """One record for the changelog.
 
     Attributes:
         partition: Number of the partition that the sensor's messages lie in.
         value: None deletes the record.
+        first: Whether it must be there before the others: a baseline, before what names it.
     """
 
     partition: int
     key: bytes
     value: bytes | None
+    first: bool = False
 
 
 class States(Protocol):

@@ -1,4 +1,4 @@
-"""Regular calls in; how long the process stood still, or its work beside waiting messages, out."""
+"""Regular calls in; how long work has stood still beside waiting messages out."""
 
 import time
 from collections.abc import Callable
@@ -13,29 +13,6 @@ def awake_and_asleep_s() -> float:
     """Seconds that never go back and count while the machine sleeps, where the system has such."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)  # Linux only; elsewhere sleep goes unnoticed
     return time.monotonic() if boot is None else time.clock_gettime(boot)
-
-
-class Pulse:
-    """Notices that the process itself stood still: stopped, swapped out, or its machine asleep.
-
-    Others may have taken over its partitions meanwhile.
-
-    Args:
-        period_s: Time between two beats, s.
-        clock: Seconds; by default one that goes on while the machine sleeps.
-    """
-
-    def __init__(self, period_s: float, clock: Clock = awake_and_asleep_s) -> None:
-        if not period_s > 0:
-            raise ValueError(f"period must be positive, got {period_s} s")
-        self._period_s, self._clock = period_s, clock
-        self._last = clock()
-
-    def beat(self) -> float:
-        """Seconds since the last beat (or the start) beyond the period; 0 while all is regular."""
-        now = self._clock()
-        stood_s, self._last = now - self._last - self._period_s, now
-        return max(0.0, stood_s)
 
 
 class Watchdog:
