@@ -6,6 +6,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+MAX_PORT = 65_535
+
 
 class AccessError(ValueError):
     """Kafka cannot be reached as configured, in words."""
@@ -27,8 +29,8 @@ class Access:
         allow_plaintext: Permit unencrypted connections to other machines.
 
     Raises:
-        AccessError: for an unencrypted connection beyond this machine, or a file that cannot be
-            used.
+        AccessError: for what is no address, an unencrypted connection beyond this machine, or a
+            file that cannot be used.
     """
 
     bootstrap: tuple[str, ...]
@@ -42,6 +44,9 @@ class Access:
     allow_plaintext: bool = False
 
     def __post_init__(self) -> None:
+        for address in self.bootstrap:
+            _check(address)
+        self.tls()  # a file that cannot be used is told before anything connects
         if self.encrypted or self.allow_plaintext:
             return
         outside = [address for address in self.bootstrap if not _on_this_machine(address)]
@@ -97,6 +102,12 @@ class Access:
                 "sasl_plain_password": self.password,
             }
         return found
+
+
+def _check(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= MAX_PORT:
+        raise AccessError(f"address of a broker must be host:port, got {address!r}")
 
 
 def _on_this_machine(address: str) -> bool:

@@ -6,13 +6,16 @@ waiting mends ends the opening at once, and whatever hangs is left behind in a d
 """
 
 import logging
+import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 from kafka import KafkaAdminClient, errors
 from kafka.net.compat import KafkaNetClient
@@ -21,6 +24,7 @@ from connectors.kafka_access import Access, KafkaTrouble
 
 TIMEOUT_S: Final = 15.0
 CLOSE_S: Final = 3.0
+MOST_HEARD: Final = 64
 T = TypeVar("T")
 
 SOON: Final = (
@@ -49,14 +53,15 @@ class _Heard(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.errors: list[BaseException] = []
+        self.errors: deque[BaseException] = deque(maxlen=MOST_HEARD)
         self.news = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep what was wrong."""
         given = record.args if isinstance(record.args, tuple) else ()
-        self.errors += [error for error in given if isinstance(error, BaseException)]
-        if any(_is_final(error) for error in self.errors):
+        named = [error for error in given if isinstance(error, BaseException)]
+        self.errors += named
+        if any(_is_final(error) for error in named):
             self.news.set()
 
 
@@ -76,11 +81,12 @@ def opened(
         KafkaTrouble: no broker answers, we are refused, or a request fails.
         AccessError: for TLS files that cannot be used.
     """
-    heard = _Heard()
+    heard, given = _Heard(), access.options()
+    sockets = _sockets(given.get("ssl_context"))
     log = logging.getLogger("kafka")
     log.addHandler(heard)
     try:
-        client = _open(kind, access, timeout_s, options, heard)
+        client = _open(kind, access, timeout_s, given | options, heard)
         try:
             yield client
         except errors.KafkaError as error:
@@ -89,6 +95,10 @@ def opened(
             _leave(client.close)
     finally:
         log.removeHandler(heard)
+        heard.errors.clear()
+        for socket in list(sockets):
+            with suppress(OSError):
+                socket.close()
 
 
 def ask(access: Access, work: Callable[[Any], T], *, timeout_s: float = TIMEOUT_S) -> T:
@@ -162,6 +172,20 @@ def words(error: BaseException, access: Access) -> str:
     return f"{at} {next(found, f'fails: {type(error).__name__}: {said}')}"
 
 
+def _sockets(context: ssl.SSLContext | None) -> "WeakSet[ssl.SSLSocket]":
+    """Sockets that will shake hands: kafka-python leaves those that fail to it open."""
+    made: WeakSet[ssl.SSLSocket] = WeakSet()
+
+    class Remembered(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002  (as given)
+            made.add(self)
+            super().do_handshake(block)
+
+    if context is not None:
+        context.sslsocket_class = Remembered
+    return made
+
+
 def _open(
     kind: Callable[..., Any],
     access: Access,
@@ -176,7 +200,7 @@ def _open(
         return nets[-1]
 
     patience_ms = round(1000 * timeout_s)
-    given = access.options() | {
+    given = {
         "bootstrap_timeout_ms": patience_ms,
         "request_timeout_ms": patience_ms,
         "kafka_client": net,
@@ -192,10 +216,10 @@ def _open(
     trouble = opening.exception() if opening.done() else None
     if trouble is not None and not isinstance(trouble, errors.KafkaError):
         raise trouble
-    raise KafkaTrouble(_why(heard.errors, access, timeout_s)) from trouble
+    raise KafkaTrouble(_why(list(heard.errors), access, timeout_s)) from trouble
 
 
-def _why(heard: list[BaseException], access: Access, timeout_s: float) -> str:
+def _why(heard: Sequence[BaseException], access: Access, timeout_s: float) -> str:
     """The gravest of what was heard: a refused user looks like a lost connection at times."""
     final = [error for error in heard if _is_final(error)]
     telling = [error for error in heard if not isinstance(error, errors.KafkaTimeoutError)]
@@ -205,7 +229,8 @@ def _why(heard: list[BaseException], access: Access, timeout_s: float) -> str:
         return f"{_at(access)} did not answer within {timeout_s:g} s"
     if "socket disconnected" in str(telling[-1]):
         remedy = (
-            f"wrong user or password for {access.username!r} by {access.mechanism}?"
+            f"wrong user or password for {access.username!r}, or {access.mechanism} not offered? "
+            "see ECHOWATCH_KAFKA__USERNAME and ECHOWATCH_KAFKA__MECHANISM"
             if access.authenticated
             else "does it want TLS or a user? see ECHOWATCH_KAFKA__SECURITY"
         )
