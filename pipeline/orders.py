@@ -15,6 +15,8 @@ from pipeline.json_fields import Record
 from pipeline.wire import EARLIEST_NS, LATEST_NS, MAX_ID_LENGTH
 
 VERSION: Final = 1
+ORDER_ID: Final = "order_id"
+"""Header of a transition that an order made."""
 MAX_BYTES: Final = 8192
 MAX_BY: Final = 80
 MAX_WHY: Final = 500
