@@ -232,7 +232,10 @@ def commit(
     asked = {TopicPartition(*at): offset for at, offset in offsets.items()}
     if not asked:
         return
-    done = ask(access, lambda admin: admin.reset_group_offsets(name, asked), timeout_s=timeout_s)
+    # A copy: kafka-python empties what it is given.
+    done = ask(
+        access, lambda admin: admin.reset_group_offsets(name, dict(asked)), timeout_s=timeout_s
+    )
     # Errors come back per partition, nothing is raised.
     refused = {
         at: said["error"] for at, said in done.items() if said["error"] is not errors.NoError
