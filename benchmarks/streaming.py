@@ -94,7 +94,6 @@ def chunks(messages: int, sensors: int) -> Iterator[SensorChunk]:
 
 async def read_aiokafka(bootstrap: str, topic: str, messages: int) -> float:
     """Plain aiokafka."""
-
     consumer = AIOKafkaConsumer(
         topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", group_id=None
     )
@@ -113,7 +112,6 @@ async def read_aiokafka(bootstrap: str, topic: str, messages: int) -> float:
 
 async def read_faust(bootstrap: str, topic: str, messages: int) -> float:
     """A bare agent."""
-
     kafka = Kafka(bootstrap=(bootstrap,), group=f"bare{os.getpid()}", partitions=PARTITIONS)
     app = make_app("signals", Access((bootstrap,)), kafka, WorkerSettings(), PARTITIONS)
     source = app.topic(
@@ -142,7 +140,6 @@ async def read_faust(bootstrap: str, topic: str, messages: int) -> float:
 
 async def read_worker(encoder: str, messages: int) -> float:
     """The worker, until InfluxDB has all results; its settings come from the environment."""
-
     settings = load(worker={"role": "signals", "port": 0}, profile="accelerated")
     worker = Worker(settings, Fleet(), NoEncoder() if encoder == "none" else load_engine(settings))
     running = asyncio.ensure_future(worker.run())
@@ -165,7 +162,6 @@ async def read_worker(encoder: str, messages: int) -> float:
 
 def embedded(messages: int, sensors: int) -> float:
     """The pure core over the same chunks, without store."""
-
     settings = load({}, profile="accelerated")
     monitor = build_monitor(settings, Fleet(), load_engine(settings))
     batch: list[SensorChunk] = []
@@ -179,6 +175,20 @@ def embedded(messages: int, sensors: int) -> float:
     return time.perf_counter() - began
 
 
+def make_topics(bootstrap: str, environment: dict[str, str]) -> None:
+    """All topics that these settings name."""
+    wanted = {
+        spec.name: {
+            "num_partitions": spec.partitions,
+            "replication_factor": 1,
+            "configs": dict(spec.config),
+        }
+        for spec in specs(load(environment).kafka)
+    }
+    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        admin.create_topics(wanted)
+
+
 class Broker:
     """A real Kafka and InfluxDB with filled topics."""
 
@@ -190,16 +200,7 @@ class Broker:
 
     def fill(self, name: str, messages: int, sensors: int) -> None:
         """Make the topics of a plant called `name` and send its signals."""
-        conf = load(self.environment(name)).kafka
-        with closing(KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)) as admin:
-            admin.create_topics({
-                spec.name: {
-                    "num_partitions": spec.partitions,
-                    "replication_factor": 1,
-                    "configs": dict(spec.config),
-                }
-                for spec in specs(conf)
-            })  # fmt: skip
+        make_topics(self.kafka.bootstrap, self.environment(name))
         access = Access((self.kafka.bootstrap,))
         with closing(ChunkProducer(access, name, acked=lambda *_: None)) as producer:
             for number, chunk in enumerate(chunks(messages, sensors)):
