@@ -44,7 +44,7 @@ class Sender(threading.Thread):
 
     def __init__(self, bootstrap: str, sensors: int, every_s: float) -> None:
         super().__init__(daemon=True)
-        self._bootstrap, self._sensors, self._every_s = bootstrap, sensors, every_s
+        self._address, self._sensors, self._every_s = bootstrap, sensors, every_s
         self.stopping = threading.Event()
         self.sent = 0
 
@@ -54,7 +54,7 @@ class Sender(threading.Thread):
         noise = rng.normal(0, 1000, (64, int(RATE_HZ))).astype(np.int16)
         began_ns, step_ns = time.time_ns(), round(self._every_s / self._sensors * 1e9)
         with closing(
-            ChunkProducer(Access((self._bootstrap,)), TOPIC, acked=lambda *_: None)
+            ChunkProducer(Access((self._address,)), TOPIC, acked=lambda *_: None)
         ) as producer:
             while not self.stopping.is_set():
                 due_ns = began_ns + self.sent * step_ns
