@@ -68,6 +68,7 @@ def make_app(
         topic_partitions=partitions,
         topic_replication_factor=kafka.replication,
         topic_disable_leader=True,
+        consumer_group_instance_id=worker.instance_id,
         broker_session_timeout=session_s,
         broker_heartbeat_interval=session_s / 5,
         broker_request_timeout=max(40.0, session_s + 5.0),

@@ -141,6 +141,11 @@ class WorkerSettings(Group):
     session_timeout_s: float = Field(
         10.0, ge=2, description="silence after which Kafka gives a worker's partitions away, s"
     )
+    instance_id: str | None = Field(
+        None,
+        description="fixed name in the group, one per worker: restarting under it disturbs nobody, "
+        "but at its end its share waits for session_timeout_s",
+    )
     drain_s: float = Field(8.0, gt=0, le=60, description="longest wait for results at the end, s")
     pending_mb: float = Field(256.0, ge=1, description="signals read but not yet checkpointed, MB")
     pending_messages: int = Field(
