@@ -15,7 +15,7 @@ It knows no clock and no unit; levels enter as `rms` for the level ratio and the
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from pipeline.tails import (
     tail_limit,
 )
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,9 @@ class Baseline:
         budget_windows: One healthy window in this many may cross the limit by chance.
         settle: Largest shift of the newest quarter, in healthy spreads, that counts as settled.
 
+    Attributes:
+        rewrites: Times that more has changed than rows that came on top.
+
     Raises:
         ValueError: for numbers outside what each argument allows.
     """
@@ -114,6 +117,7 @@ class Baseline:
         self._blocks = blocks
         self._budget_windows = budget_windows
         self._settle = settle
+        self.rewrites = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -217,6 +221,7 @@ class Baseline:
         self._at_ns[: index.size] = self._at_ns[index]
         self._seen = max(0, self._seen - (self._size - index.size) * self._every)
         self._size = int(index.size)
+        self.rewrites += 1
 
     def score(self, embedding: NDArray[np.float32], rms: float) -> Departure:
         """Compare one window with the frozen bank.
@@ -246,9 +251,7 @@ class Baseline:
 
     def _store(self, embedding: NDArray[np.float32], rms: float, at_ns: int) -> None:
         if self._bank.shape[0] == 0:
-            self._bank = np.empty((self._bank_size, *embedding.shape), np.float32)
-            self._rms = np.empty(self._bank_size, np.float32)
-            self._at_ns = np.empty(self._bank_size, np.int64)
+            self._allocate(embedding.shape)
         if self._size == self._bank_size:
             self._thin()
         # Rounded to half precision at once, so that an exported bank is exactly this one.
@@ -257,6 +260,11 @@ class Baseline:
         self._at_ns[self._size] = at_ns
         self._size += 1
 
+    def _allocate(self, shape: tuple[int, ...]) -> None:
+        self._bank = np.empty((self._bank_size, *shape), np.float32)
+        self._rms = np.empty(self._bank_size, np.float32)
+        self._at_ns = np.empty(self._bank_size, np.int64)
+
     def _thin(self) -> None:
         """Keep every second window: the bank then spans twice the time at half the density."""
         half = self._size // 2
@@ -264,6 +272,7 @@ class Baseline:
             array[:half] = array[: 2 * half : 2].copy()
         self._size = half
         self._every *= 2
+        self.rewrites += 1
 
     def _distances(self) -> NDArray[np.float32]:
         """(n, n) cosine distances of the bank's windows."""
@@ -325,29 +334,47 @@ class Baseline:
             band_median=np.median(per_band, axis=0).astype(np.float32),
             notes=notes,
         )
+        self.rewrites += 1
+
+    def export_tail(self, first: int = 0) -> State:
+        """What learning has added since the bank held `first` windows, `rewrites` being the same.
+
+        Counters are in it, so that `extend` after `import_state` gives exactly this baseline.
+        """
+        return {
+            "bank": self._bank[first : self._size].astype(np.float16),
+            "rms": self._rms[first : self._size].copy(),
+            "at_ns": self._at_ns[first : self._size].copy(),
+            "every": self._every,
+            "seen": self._seen,
+            "span_s": self._span_s,
+        }
+
+    def extend(self, tail: State) -> None:
+        """Add what `export_tail` gave.
+
+        Raises:
+            ValueError: for more windows than the bank may hold.
+        """
+        size, end = self._size, self._size + len(tail["rms"])
+        if end > self._bank_size:
+            raise ValueError(
+                f"the stored bank holds {end} windows, bank_size is {self._bank_size}: "
+                "use the settings it was learnt with"
+            )
+        if end and self._bank.shape[0] == 0:
+            self._allocate(tail["bank"].shape[1:])
+        if end > size:
+            self._bank[size:end], self._rms[size:end] = tail["bank"], tail["rms"]
+            self._at_ns[size:end], self._size = tail["at_ns"], end
+        self._every, self._seen = tail["every"], tail["seen"]
+        self._span_s = tail["span_s"]
 
     def export_state(self) -> State:
         """Everything needed to go on, as one versioned value."""
         health = self._calibration
-        return {
-            "version": VERSION,
-            "bank": self._bank[: self._size].astype(np.float16),
-            "rms": self.rms.copy(),
-            "at_ns": self._at_ns[: self._size].copy(),
-            "every": self._every,
-            "seen": self._seen,
-            "span_s": self._span_s,
-            "calibration": None
-            if health is None
-            else {
-                "median": health.median,
-                "spread": health.spread,
-                "limit": health.limit,
-                "rms": health.rms,
-                "band_median": health.band_median,
-                "notes": list(health.notes),
-            },
-        }
+        known = None if health is None else asdict(health) | {"notes": list(health.notes)}
+        return {"version": VERSION, **self.export_tail(), "calibration": known}
 
     def import_state(self, state: State) -> None:
         """Go on from an exported state.
@@ -358,21 +385,8 @@ class Baseline:
         if state.get("version") != VERSION:
             raise ValueError(f"state version must be {VERSION}, got {state.get('version')}")
         self._reset()
-        size = len(state["rms"])
-        if size > self._bank_size:
-            raise ValueError(
-                f"the stored bank holds {size} windows, bank_size is {self._bank_size}: "
-                "use the settings it was learnt with"
-            )
-        if size:
-            self._bank = np.empty((self._bank_size, *state["bank"].shape[1:]), np.float32)
-            self._rms = np.empty(self._bank_size, np.float32)
-            self._at_ns = np.empty(self._bank_size, np.int64)
-            self._bank[:size], self._rms[:size] = state["bank"], state["rms"]
-            self._at_ns[:size], self._size = state["at_ns"], size
-        self._every, self._seen = state["every"], state["seen"]
-        self._span_s = state["span_s"]
+        self.extend(state)
         if state["calibration"] is not None:
-            health = dict(state["calibration"])
+            health = state["calibration"]
             self._calibration = Calibration(**{**health, "notes": tuple(health["notes"])})
-            self._norms = np.linalg.norm(self._bank[:size].reshape(size, -1), axis=1)
+            self._norms = np.linalg.norm(self._bank[: self._size].reshape(self._size, -1), axis=1)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pipeline.case_fold import Case
 from pipeline.cases import CaseBook
-from pipeline.messages import Processed, SensorChunk, Transition
+from pipeline.messages import Processed, SensorChunk, State, Transition
 from pipeline.monitor import Monitor
 from pipeline.state import pack, unpack
 
@@ -170,10 +170,9 @@ class EmbeddedRun:
         }
         for sensor_id in self._pending.touched:
             sensor = self._monitor.sensors[sensor_id]
-            states[f"live {sensor_id}"] = pack(sensor.export_live())
             if sensor.baseline_changed:
                 states[f"baseline {sensor_id}"] = pack(sensor.export_baseline())
-                sensor.baseline_changed = False
+            states[f"live {sensor_id}"] = pack(sensor.export_live())
         latest = [self._monitor.sensors[name].latest_spectrum() for name in self._pending.touched]
         spectra = tuple(picture for picture in latest if picture is not None)
         self._store.commit(
@@ -196,7 +195,7 @@ class EmbeddedRun:
         self._monitor.import_state(
             unpack(states["monitor"]),
             {
-                name: (unpack(states[f"live {name}"]), unpack(states[f"baseline {name}"]))
+                name: (unpack(states[f"live {name}"]), _unpacked(states.get(f"baseline {name}")))
                 for name in names
             },
         )
@@ -204,6 +203,10 @@ class EmbeddedRun:
         facts = self._store.facts()
         self.progress.chunks = facts["chunks"]
         self.progress.finished = facts["finished"]
+
+
+def _unpacked(record: bytes | None) -> State | None:
+    return None if record is None else unpack(record)
 
 
 def _batches(chunks: Iterator[SensorChunk], most: int) -> Iterator[list[SensorChunk]]:

@@ -6,14 +6,17 @@ batches changes nothing but speed, nor does how sensors are shared out over moni
 time: a sensor is silent when the others of its group have moved on without it.
 """
 
+import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.asked import Action
 from pipeline.indicators import features_of
 from pipeline.messages import (
+    NS_PER_S,
     BandEdges,
     Processed,
     Samples,
@@ -22,10 +25,12 @@ from pipeline.messages import (
     Spectrum,
     State,
     StreamEvent,
+    Transition,
     Window,
     WindowResult,
 )
-from pipeline.sensor import Ready, SensorMonitor
+from pipeline.ready import Ready
+from pipeline.sensor import SensorMonitor
 from pipeline.signal_shape import shapes_of
 from pipeline.silence import WALL, SilenceWatch
 
@@ -34,6 +39,7 @@ VERSION = 3
 Item = tuple[SensorMonitor, Window | StreamEvent | int]
 """What a sensor's chunk gave; an int is its `newest_ns`, before the rest."""
 Found = tuple[SensorMonitor, Ready | SensorHealth | int]
+Embedding = NDArray[np.float32]
 
 
 class Encoder(Protocol):
@@ -52,8 +58,8 @@ class Encoder(Protocol):
         samples: Sequence[Samples],
         sample_rates_hz: Sequence[float],
         gains: Sequence[float] | None = None,
-    ) -> list[NDArray[np.float32]]:
-        """(N,) windows of any rates and lengths in, (K, D) each out."""
+    ) -> Sequence[Embedding | None]:
+        """(N,) windows of any rates and lengths in, (K, D) each out; None for one that fails."""
 
     def band_edges_hz(self, sample_rate_hz: float) -> BandEdges:
         """Frequency range of each of the K bands."""
@@ -91,7 +97,7 @@ class Monitor:
         """Take a micro-batch; the result does not depend on how chunks are batched."""
         items: list[Item] = []
         for chunk in chunks:
-            sensor = self._sensor(chunk.sensor_id)
+            sensor = self.sensor(chunk.sensor_id)
             given = sensor.cut(chunk)
             items.append((sensor, sensor.newest_ns))
             items.extend((sensor, item) for item in given)
@@ -139,7 +145,30 @@ class Monitor:
         for watch in self._watches.values():
             watch.forget(set(sensor_ids))
 
-    def _sensor(self, sensor_id: str) -> SensorMonitor:
+    def obey(
+        self, sensor_id: str, action: Action, by: str, why: str, shelve_s: float = 0.0
+    ) -> tuple[Transition, ...]:
+        """Do what a person asks of one sensor, at the event time that it has reached.
+
+        Args:
+            sensor_id: Name of the sensor.
+            action: What to do, see `pipeline.asked`.
+            by: Person.
+            why: Words.
+            shelve_s: Length of a shelving, seconds of event time.
+
+        Returns:
+            What changed; empty where there was nothing to change.
+
+        Raises:
+            ValueError: for a command that the alarm logic refuses, in words.
+        """
+        sensor = self.sensor(sensor_id)
+        until_ns = sensor.event_ns + round(shelve_s * NS_PER_S)
+        return sensor.obey(action, sensor.event_ns, by, why, until_ns)
+
+    def sensor(self, sensor_id: str) -> SensorMonitor:
+        """The monitor of a sensor; made or restored where it is not in memory."""
         if sensor_id not in self._sensors:
             self._sensors[sensor_id] = self._make_sensor(sensor_id)
         return self._sensors[sensor_id]
@@ -168,6 +197,8 @@ class Monitor:
                 results.append(sensor.silence())
             if isinstance(done, Ready):
                 embedding = next(embeddings) if done.gain != 0.0 else None
+                if embedding is not None and not is_finite(embedding):
+                    embedding = None
                 edges = self._band_edges(done.window.sample_rate_hz)
                 judged = sensor.judge(done, embedding, edges)
                 results.append(judged.result)
@@ -178,7 +209,7 @@ class Monitor:
         events = tuple(item for _, item in items if isinstance(item, StreamEvent))
         return Processed(tuple(results), events, tuple(spectra))
 
-    def _embed(self, found: list[Ready]) -> list[NDArray[np.float32]]:
+    def _embed(self, found: list[Ready]) -> Sequence[Embedding | None]:
         wanted = [ready for ready in found if ready.gain != 0.0]
         if not wanted:
             return []
@@ -199,7 +230,7 @@ class Monitor:
         for sensor_id in watch.due():
             if sensor_id == but:
                 continue
-            sensor = self._sensor(sensor_id)
+            sensor = self.sensor(sensor_id)
             if sensor.overdue_ns >= watch.now_ns:
                 watch.expect(sensor_id, sensor.overdue_ns)
             elif sensor.overdue_ns:
@@ -211,12 +242,12 @@ class Monitor:
         watches = [[group, watch.export_state()] for group, watch in self._watches.items()]
         return {"version": VERSION, "watches": watches}
 
-    def import_state(self, state: State, sensors: Mapping[str, tuple[State, State]]) -> None:
+    def import_state(self, state: State, sensors: Mapping[str, tuple[State, State | None]]) -> None:
         """Go on from exported states.
 
         Args:
             state: From `export_state`.
-            sensors: Sensor id -> (`export_live`, `export_baseline`) of its `SensorMonitor`.
+            sensors: Sensor id -> (`export_live`, last `export_baseline`) of its `SensorMonitor`.
 
         Raises:
             ValueError: for a state of another version or another model.
@@ -227,7 +258,17 @@ class Monitor:
             self._watches[group] = SilenceWatch()
             self._watches[group].import_state(exported)
         for sensor_id, (live, baseline) in sensors.items():
-            self._sensor(sensor_id).import_state(live, baseline)
+            self.sensor(sensor_id).import_state(live, baseline)
+
+
+def is_finite(embedding: Embedding) -> bool:
+    """Whether all of (K, D) are numbers, of a size that can be compared.
+
+    >>> is_finite(np.ones((2, 3), np.float32)), is_finite(np.full((2, 3), np.nan, np.float32))
+    (True, False)
+    """
+    flat = embedding.ravel()
+    return math.isfinite(np.dot(flat, flat))
 
 
 def measured(items: Sequence[Item]) -> list[Found]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pipeline.alarms import AlarmLogic
+from pipeline.asked import obeyed
 from pipeline.assembly import rules
 from pipeline.case_fold import Case
 from pipeline.cases import CaseBook
@@ -64,7 +65,11 @@ def command(
         live = unpack(states[f"live {sensor_id}"])
         logic = AlarmLogic(sensor_id, asset_of(sensor_id), rules=rules(delays))
         logic.import_state(live["alarms"])
-        found = _obey(logic, action, live["alarms"]["last_ns"] or 0, by, why, shelve_s)
+        until_ns = logic.last_ns + round(shelve_s * NS_PER_S)
+        try:
+            found = obeyed(logic, action, logic.last_ns, by, why, until_ns)
+        except ValueError as error:
+            raise OperatorError(str(error)) from error
         written[f"live {sensor_id}"] = pack({**live, "alarms": logic.export_state()})
         for transition in found:
             changed |= {case.case_id: case for case in cases.add(transition)}
@@ -85,16 +90,3 @@ def _chosen(states: Mapping[str, bytes], target: str, asset_of: Callable[[str], 
             f"{target!r} is no sensor, asset or case of this run; it has {', '.join(known[:8])}"
         )
     return chosen
-
-
-def _obey(
-    logic: AlarmLogic, action: Action, at_ns: int, by: str, why: str, shelve_s: float
-) -> tuple[Transition, ...]:
-    try:
-        if action == "ack":
-            return logic.acknowledge(at_ns, by, why)
-        if action == "shelve":
-            return logic.shelve(at_ns, at_ns + round(shelve_s * NS_PER_S), by, why)
-        return logic.unshelve(at_ns, by, why)
-    except ValueError as error:
-        raise OperatorError(str(error)) from error

@@ -15,9 +15,11 @@ from pipeline.drift import Evidence, Verdict
 from pipeline.messages import BandEdges, DriftScore, State, Window
 from pipeline.running import RunningGate
 
-VERSION: Final = 2
+VERSION: Final = 3
 NAN: Final = float("nan")
 LENGTH_SLACK: Final = 1.25
+# Windows that the small state may carry before the large one is due: 43 kB of a nano embedding.
+TAIL_ROWS: Final = 32
 
 
 class Reference:
@@ -31,7 +33,6 @@ class Reference:
 
     Attributes:
         gate: Decides whether the machine runs.
-        changed: Whether `export_baseline` would give anything new; set to False by who saved it.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class Reference:
         trained: bool,
     ) -> None:
         self.sensor_id = sensor_id
-        self.changed = True
         self._make = (gate, baseline, evidence)
         self._model_id = model_id
         self._trained = trained
+        self._baseline_no = 0  # of the last `export_baseline`
+        self._saved = (0, 0)  # rewrites and rows that it held
         self._reset()
 
     def _reset(self) -> None:
@@ -57,6 +59,12 @@ class Reference:
         self._baseline = baseline()
         self._evidence = evidence()
         self._lengths = (0, 0)
+
+    @property
+    def changed(self) -> bool:
+        """Whether `export_baseline` is due: more has changed than a few windows on top."""
+        rewrites, rows = self._saved
+        return self._baseline.rewrites != rewrites or self._baseline.size - rows > TAIL_ROWS
 
     @property
     def frozen(self) -> bool:
@@ -92,7 +100,8 @@ class Reference:
     def renew(self) -> None:
         """Forget everything: the signal is another one from now on."""
         self._reset()
-        self.changed = True
+        # No baseline has been rewritten so many times: what was exported is void.
+        self._saved = (-1 if self._baseline_no else 0, 0)
 
     def learn(
         self,
@@ -115,7 +124,6 @@ class Reference:
         shortest, longest = self._lengths if self._lengths[1] else (n, n)
         self._lengths = (min(shortest, n), max(longest, n))
         baseline.learn(embedding, rms, window.end_ns, ran_s)
-        self.changed = True
         if baseline.due:
             runs = self.gate.fit(baseline.rms)
             if not runs.all():
@@ -167,38 +175,75 @@ class Reference:
         return drift, verdict
 
     def export_live(self) -> State:
-        """The small, often changing part of the state."""
-        return {"version": VERSION, "evidence": self._evidence.export_state()}
+        """The small, often changing part of the state: it builds on the last `export_baseline`.
 
-    def export_baseline(self) -> State:
-        """The large, rarely changing part: what is known of health."""
+        Raises:
+            RuntimeError: where that one is void, because more has changed since.
+        """
+        rewrites, rows = self._saved
+        if self._baseline.rewrites != rewrites:
+            raise RuntimeError(
+                f"the baseline of {self.sensor_id} has changed: call export_baseline before"
+            )
         return {
             "version": VERSION,
             "model_id": self._model_id,
+            "baseline_no": self._baseline_no,
+            "tail": self._baseline.export_tail(rows),
             "lengths": list(self._lengths),
             "running_above": self.gate.above,
             "running_known": self.gate.known,
+            "evidence": self._evidence.export_state(),
+        }
+
+    def export_baseline(self) -> State:
+        """The large, rarely changing part: what is known of health; live parts build on it."""
+        self._baseline_no += 1
+        self._saved = (self._baseline.rewrites, self._baseline.size)
+        return {
+            "version": VERSION,
+            "model_id": self._model_id,
+            "baseline_no": self._baseline_no,
             "bank": self._baseline.export_state(),
         }
 
-    def import_state(self, live: State, baseline: State) -> None:
-        """Go on from exported states.
+    def import_state(self, live: State, baseline: State | None) -> None:
+        """Go on from exported states; self must be fresh.
+
+        Args:
+            live: From `export_live`; its evidence may be None, which begins anew.
+            baseline: From the last `export_baseline` before; None where there was none.
 
         Raises:
-            ValueError: for a state of another version or a baseline of another model.
+            ValueError: for a state of another version or model, or two that do not belong together.
         """
-        if (live.get("version"), baseline.get("version")) != (VERSION, VERSION):
+        for state in (live, baseline or live):
+            self._check(state)
+        found = 0 if baseline is None else baseline["baseline_no"]
+        if live["baseline_no"] != found:
             raise ValueError(
-                f"state version must be {VERSION}, got {live.get('version')} and "
-                f"{baseline.get('version')}"
+                f"the state of {self.sensor_id} builds on baseline {live['baseline_no']}, "
+                f"got {found or 'none'}: keep what was written together"
             )
-        if baseline["model_id"] != self._model_id:
+        if baseline is not None:
+            self._baseline.import_state(baseline["bank"])
+        self._baseline_no, self._saved = found, (self._baseline.rewrites, self._baseline.size)
+        self._baseline.extend(live["tail"])
+        self._lengths = (live["lengths"][0], live["lengths"][1])
+        self.gate.above, self.gate.known = live["running_above"], live["running_known"]
+        if live["evidence"] is not None:
+            self._evidence.import_state(live["evidence"])
+
+    def _check(self, state: State) -> None:
+        if state.get("version") != VERSION:
+            raise ValueError(f"state version must be {VERSION}, got {state.get('version')}")
+        if state["model_id"] != self._model_id:
             raise ValueError(
-                f"the baseline of {self.sensor_id} belongs to model {baseline['model_id']}, this "
+                f"the baseline of {self.sensor_id} belongs to model {state['model_id']}, this "
                 f"run uses {self._model_id}: give that model, or a new output folder"
             )
-        self._lengths = (baseline["lengths"][0], baseline["lengths"][1])
-        self.gate.above = baseline["running_above"]
-        self.gate.known = baseline["running_known"]
-        self._evidence.import_state(live["evidence"])
-        self._baseline.import_state(baseline["bank"])
+
+
+def rewound(live: State) -> State:
+    """The same with evidence that begins anew; see `pipeline.sensor.rewound`."""
+    return {**live, "evidence": None}

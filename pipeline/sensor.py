@@ -7,14 +7,16 @@ stream, so the size of the batches in between changes nothing.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.alarms import AlarmLogic, Condition
+from pipeline import reference
+from pipeline.alarms import AlarmLogic
 from pipeline.arrival import FormatGuard, LeapGuard
+from pipeline.asked import Action, obeyed
 from pipeline.baseline import Baseline
 from pipeline.breaks import Breaks
 from pipeline.drift import Evidence, Verdict
@@ -35,8 +37,9 @@ from pipeline.messages import (
 )
 from pipeline.pace import Pace
 from pipeline.pictures import Pictures
+from pipeline.ready import Judged, Ready, condition_of, transitions_of
 from pipeline.reference import Reference
-from pipeline.running import STOP_FACTOR, RunningGate
+from pipeline.running import RunningGate
 from pipeline.signal_shape import SignalShape
 from pipeline.velocity import VelocityAverage
 from pipeline.windows import Windower
@@ -46,33 +49,6 @@ VERSION = 5
 MOST_EVENTS = 64
 
 Embedding = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A window with what is known of it before it is embedded.
-
-    Attributes:
-        features: None where the sensor is not believable.
-        gain: Factor from ADC numbers to the encoder's range; 0 = not to be embedded.
-        fits: Whether rate and unit are those of the baseline.
-        renews: Whether rate or unit have changed for good: learning begins anew.
-    """
-
-    window: Window
-    health: SensorHealth
-    features: Features | None
-    gain: float
-    fits: bool = True
-    renews: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What one window gave: its result, and a spectrum worth keeping."""
-
-    result: WindowResult
-    spectra: tuple[Spectrum, ...] = ()
 
 
 class SensorMonitor:
@@ -129,12 +105,12 @@ class SensorMonitor:
 
     @property
     def baseline_changed(self) -> bool:
-        """Whether `export_baseline` would give anything new."""
+        """Whether `export_baseline` is due before the next `export_live`."""
         return self._reference.changed
 
     @baseline_changed.setter
     def baseline_changed(self, changed: bool) -> None:
-        self._reference.changed = changed
+        """Exporting says it all."""
 
     def cut(self, chunk: SensorChunk) -> list[Window | StreamEvent]:
         """Take a chunk; give the windows it completes and what happened to the stream, in order."""
@@ -196,9 +172,11 @@ class SensorMonitor:
 
         Args:
             cut: From `ready`, in the order of the windows.
-            embedding: (K, D) float32; None where `cut.gain` is 0.
+            embedding: (K, D) float32; None where `cut.gain` is 0 or the encoder has failed.
             edges: ((low, high), ...) Hz of the K bands.
         """
+        if cut.gain != 0.0 and embedding is None:
+            cut = cut.not_embedded()
         window = cut.window
         if cut.renews:
             self._reference.renew()
@@ -210,8 +188,10 @@ class SensorMonitor:
         drift, verdict = None, None
         if running and embedding is not None and self._reference.comparable(window.samples.size):
             drift, verdict = self._compare(cut, embedding, step_s, edges)
-        condition = _condition(cut.health, running=running, scored=verdict is not None)
-        transitions = self._alarm(window.end_ns, condition, cut.health, verdict, drift)
+        condition = condition_of(cut.health, running=running, scored=verdict is not None)
+        transitions = transitions_of(
+            self.alarms, window.end_ns, condition, cut.health, verdict, drift
+        )
         if cut.health.ok:
             self._pictures.latest_window = window
         result = WindowResult(
@@ -241,6 +221,30 @@ class SensorMonitor:
         drift = self._reference.learn(window, rms, embedding, ran_s, edges)
         self._pictures.learn(window)
         return drift, None
+
+    def obey(
+        self, action: Action, at_ns: int, by: str, why: str, until_ns: int = 0
+    ) -> tuple[Transition, ...]:
+        """Do what a person asks.
+
+        Args:
+            action: `rebaseline` forgets what is known of health and learns anew.
+            at_ns: Event time of the command, see `event_ns`.
+            by: Person.
+            why: Words.
+            until_ns: Event time at which a shelving ends.
+
+        Returns:
+            What changed; empty where there was nothing to change.
+
+        Raises:
+            ValueError: for a command that the alarm logic refuses, in words.
+        """
+        done = obeyed(self.alarms, action, at_ns, by, why, until_ns)
+        if action == "rebaseline":
+            self._reference.renew()
+            self._pictures.forget()
+        return done
 
     def silence(self) -> WindowResult:
         """The sensor has been silent for too long: its state is unknown from the deadline on.
@@ -272,7 +276,7 @@ class SensorMonitor:
             status="unknown",
             running=False,
             health=health,
-            transitions=self._alarm(at_ns, "unknown", health, None, None),
+            transitions=transitions_of(self.alarms, at_ns, "unknown", health),
         )
 
     @property
@@ -305,87 +309,87 @@ class SensorMonitor:
         """Spectrum of the newest believable window."""
         return self._pictures.latest()
 
+    @property
+    def _stages(self) -> dict[str, "_Stage"]:
+        """What a rewind begins anew."""
+        return {
+            "windower": self.windower,
+            "health": self.health,
+            "alarms": self.alarms,
+            "breaks": self._breaks,
+            "velocity": self._velocity,
+            "leaps": self._leaps,
+            "pace": self._pace,
+        }
+
     def export_live(self) -> State:
-        """The small, often changing part of the state: everything but the baseline."""
+        """The small, often changing part of the state, on top of the last `export_baseline`.
+
+        Raises:
+            RuntimeError: where that one is void, because more has changed since.
+        """
         return {
             "version": VERSION,
-            "windower": self.windower.export_state(),
-            "health": self.health.export_state(),
-            "alarms": self.alarms.export_state(),
-            "reference": self._reference.export_live(),
+            **{name: stage.export_state() for name, stage in self._stages.items()},
             "events": [asdict(event) for event in self._events],
-            "breaks": self._breaks.export_state(),
-            "velocity": self._velocity.export_state(),
-            "leaps": self._leaps.export_state(),
+            "reference": self._reference.export_live(),
             "format": self._format.export_state(),
             "gain": self._gain,
-            "pace": self._pace.export_state(),
+            "pictures": None if self._reference.frozen else self._pictures.export_state(),
         }
 
     def export_baseline(self) -> State:
-        """The large, rarely changing part: what is known of health."""
+        """The large, rarely changing part: what is known of health.
+
+        It begins a new pair: write it together with the next `export_live`.
+        """
         return {**self._reference.export_baseline(), "pictures": self._pictures.export_state()}
 
-    def import_state(self, live: State, baseline: State) -> None:
-        """Go on from exported states.
+    def import_state(self, live: State, baseline: State | None) -> None:
+        """Go on from exported states; self must be fresh.
+
+        Args:
+            live: From `export_live`, or `rewound`.
+            baseline: From the last `export_baseline` before; None where there was none.
 
         Raises:
-            ValueError: for a state of another version or a baseline of another model.
+            ValueError: for a state of another version or model, or two that do not belong together.
         """
         if live.get("version") != VERSION:
             raise ValueError(f"sensor state version must be {VERSION}, got {live.get('version')}")
         self._reference.import_state(live["reference"], baseline)
-        self.windower.import_state(live["windower"])
-        self.health.import_state(live["health"])
-        self.alarms.import_state(live["alarms"])
+        for name, stage in self._stages.items():
+            if live[name] is not None:
+                stage.import_state(live[name])
         self._events = [StreamEvent(**event) for event in live["events"]]
-        self._leaps.import_state(live["leaps"])
         self._format.import_state(live["format"])
         self._gain = live["gain"]
-        self._breaks.import_state(live["breaks"])
-        self._velocity.import_state(live["velocity"])
-        self._pace.import_state(live["pace"])
-        self._pictures.import_state(baseline["pictures"])
-
-    def _alarm(
-        self,
-        at_ns: int,
-        condition: Condition,
-        health: SensorHealth,
-        verdict: Verdict | None,
-        drift: DriftScore | None,
-    ) -> tuple[Transition, ...]:
-        if verdict is None or drift is None:
-            return self.alarms.update(
-                at_ns, condition, reason=",".join(health.faults), detail=health.detail
-            )
-        top = int(np.argmax(drift.band_shares))
-        return self.alarms.update(
-            at_ns,
-            condition,
-            verdict.ratios,
-            reason=verdict.reason,
-            value=verdict.value,
-            limit=verdict.limit,
-            band_hz=drift.band_edges_hz[top],
-            band_share=drift.band_shares[top],
-            detail=_hint(verdict),
-        )
+        pictures = live["pictures"] or (baseline or {}).get("pictures")
+        if pictures is not None:
+            self._pictures.import_state(pictures)
 
 
-def _hint(verdict: Verdict) -> str:
-    """What a level that jumps far beyond its limit may also mean."""
-    if verdict.reason != "level" or verdict.value < STOP_FACTOR:
-        return ""
-    return (
-        "if the machine only stood while its baseline was learnt, declare its running level in "
-        "the fleet file and learn anew"
-    )
+class _Stage(Protocol):
+    """What has a state."""
+
+    def export_state(self) -> State: ...
+
+    def import_state(self, state: State) -> None: ...
 
 
-def _condition(health: SensorHealth, *, running: bool, scored: bool) -> Condition:
-    if not health.ok:
-        return "unknown"
-    if not running:
-        return "stopped"
-    return "scored" if scored else "learning"
+def rewound(live: State) -> State:
+    """State of a sensor whose stream will be read again from an earlier time.
+
+    What was learnt stays: baseline, gain and format. All else begins as it did once.
+
+    Args:
+        live: From `SensorMonitor.export_live`; its baseline stays as it is.
+
+    Raises:
+        ValueError: for a state of another version.
+    """
+    if live.get("version") != VERSION:
+        raise ValueError(f"sensor state version must be {VERSION}, got {live.get('version')}")
+    kept = ("version", "format", "gain", "pictures")
+    anew = {name: live[name] if name in kept else None for name in live}
+    return {**anew, "events": [], "reference": reference.rewound(live["reference"])}

@@ -24,6 +24,8 @@ CORE = {
     "drift": {"messages", "baseline"},
     "persistence": {"messages"},
     "alarms": {"messages", "persistence"},
+    "asked": {"messages", "alarms"},
+    "ready": {"messages", "alarms", "drift", "running"},
     "case_fold": {"messages"},
     "cases": {"messages", "case_fold"},
     "wording": {"messages", "case_fold"},
@@ -37,9 +39,13 @@ CORE = {
     "sensor": {
         "messages", "windows", "signal_shape", "health", "breaks", "velocity", "pictures",
         "running", "baseline", "drift", "reference", "alarms", "arrival", "pace", "gain",
+        "asked", "ready",
     },
     "silence": {"messages", "arrival"},
-    "monitor": {"messages", "signal_shape", "indicators", "sensor", "silence"},
+    "monitor": {
+        "messages", "signal_shape", "indicators", "asked", "ready", "sensor", "silence",
+    },
+    "careful": {"messages", "monitor"},
 }  # fmt: skip
 FORBIDDEN_CALLS = r"pickle\.(loads?|dumps?)\(|allow_pickle=True|weights_only=False|joblib"
 FORBIDDEN_IN_CORE = {

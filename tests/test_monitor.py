@@ -57,8 +57,9 @@ def test_a_restored_monitor_goes_on_as_if_nothing_had_happened(engine, plant):
         first, second = (build_monitor(SETTINGS, fleet, engine) for _ in range(2))
         found = list(first.process(chunks[:cut]).windows)
         states = {
-            name: (unpack(pack(s.export_live())), unpack(pack(s.export_baseline())))
+            name: (baseline, unpack(pack(s.export_live())))[::-1]
             for name, s in first.sensors.items()
+            for baseline in [unpack(pack(s.export_baseline()))]
         }
         second.import_state(unpack(pack(first.export_state())), states)
         rest, _ = drive(second, chunks[cut:])

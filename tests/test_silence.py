@@ -181,12 +181,13 @@ def test_sensors_in_a_store_are_restored_when_they_are_due():
     first = new_monitor()
     first.process([capture("m/a", i, 10.0 * i) for i in range(20)])
     known = first.sensors["m/a"]
+    baseline = known.export_baseline()
     made = []
 
     def restored(sensor_id):
         made.append(sensor_id)
         sensor = build_sensor(Fleet().sensor(sensor_id), SETTINGS, Levels())
-        sensor.import_state(known.export_live(), known.export_baseline())
+        sensor.import_state(known.export_live(), baseline)
         return sensor
 
     second = Monitor(Levels(), restored)
