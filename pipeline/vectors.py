@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -14,9 +14,12 @@ from pipeline.commands import chosen_settings, load_engine, recorded_extent
 from pipeline.fleet import Fleet
 from pipeline.messages import SensorChunk
 from pipeline.monitor import Item, measured
-from pipeline.sensor import Ready, SensorMonitor
+from pipeline.ready import Ready
 from pipeline.settings import Settings
 from pipeline.terminal import meter
+
+if TYPE_CHECKING:
+    from pipeline.sensor import SensorMonitor
 
 
 def embed(
