@@ -134,6 +134,7 @@ class Delivery:
         self._suspect = False
         self._trust_s = trust_s
         self._beat_s = awake_and_asleep_s()
+        self._closing = False
         self._turn = 0
         self.done = 0
         self.checkpointed_s = time.monotonic()
@@ -234,20 +235,30 @@ class Delivery:
         self._room.set()
 
     async def run(self) -> None:
-        """Process until cancelled.
+        """Process until `close`.
 
         Raises:
             Exception: whatever the stage or a broken broker raises: the worker must end.
         """
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), TICK_S)
-            self._wake.clear()
-            async with self._busy:
+        try:
+            while not self._closing:
+                await self._turn_once()
+        except Exception:
+            # The stage may have heard messages whose results went down with it: a state that
+            # knows of them must never be kept.
+            await self._forget()
+            raise
+
+    async def _turn_once(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), TICK_S)
+        self._wake.clear()
+        async with self._busy:
+            if not self._closing:
                 await self._step()
-            if self._finishing is not None and self._finishing.done():
-                self._finishing.result()
-                self._finishing = None
+        if self._finishing is not None and self._finishing.done():
+            self._finishing.result()
+            self._finishing = None
 
     async def _step(self) -> None:
         """One micro-batch or tick, and a cut where it is due."""
@@ -407,8 +418,11 @@ class Delivery:
         Returns:
             Whether everything processed is acknowledged.
         """
+        self._closing = True
+        self._wake.set()
         self._queue.clear()
         try:
+            # A batch in the stage's thread is waited for: its results belong to the state.
             await asyncio.wait_for(self._finish_all(), patience_s)
         except TimeoutError:
             return False

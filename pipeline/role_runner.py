@@ -156,9 +156,9 @@ class RoleRunner:
             log.info("%s: reading %s", self.role, ", ".join(topics))
             await self._watch(app, processing, topics, stopping)
         finally:
+            finished = await app.stop(self._settings.worker.drain_s)
             processing.cancel()
             await asyncio.gather(processing, return_exceptions=True)
-            finished = await app.stop(self._settings.worker.drain_s)
             self._app = None
             if not finished:
                 log.warning("%s: ended before all results were confirmed; they will be done again "

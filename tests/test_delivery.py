@@ -1,0 +1,157 @@
+"""Checkpoints hold what was told, and nothing else."""
+
+import asyncio
+import threading
+
+from pipeline.delivery import Delivery
+from pipeline.metrics import Metrics
+from pipeline.stage import Outcome, Outgoing, Partition, Received, StateWrite
+
+SIGNALS = Partition("signals", 0)
+GENERATION = 7
+
+
+class Hearing:
+    """A stage whose state is the list of offsets it has heard; it tells of each."""
+
+    def __init__(self, fails_on=None, waits=None):
+        self._fails_on, self._waits = fails_on, waits
+        self._heard = []
+        self.began = threading.Event()
+
+    def assign(self, states, ends):  # noqa: ARG002  (a protocol)
+        self._heard = []
+
+    def take(self, batch):
+        self._heard += [message.offset for message in batch]
+        self.began.set()
+        if self._waits is not None:
+            assert self._waits.wait(10)
+        if self._fails_on in self._heard:
+            raise KeyError("a mistake of ours")
+        return Outcome(messages=[Outgoing("told", b"", b"%d" % m.offset) for m in batch])
+
+    def tick(self, elapsed_ns):  # noqa: ARG002  (a protocol)
+        return Outcome()
+
+    def snapshot(self):
+        return [StateWrite(0, b"live|s", repr(self._heard).encode())]
+
+
+class Stored:
+    """A store that has everything at once."""
+
+    confirmed = pending_bytes = 0
+
+    def put(self, points):  # noqa: ARG002  (a protocol)
+        return 0
+
+
+class Log:
+    """A broker that keeps everything in memory."""
+
+    def __init__(self):
+        self.sent, self.commits = [], []
+
+    async def send(self, message):
+        self.sent.append((message.topic, message.value))
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    def caught_up(self):
+        return False
+
+    def transient(self, error):  # noqa: ARG002  (a protocol)
+        return False
+
+    def stored(self, write):
+        pass
+
+    async def commit(self, offsets):
+        self.commits.append(dict(offsets))
+        return True
+
+
+async def begun(stage, log):
+    """A running delivery without checkpoints but the last."""
+    delivery = Delivery(
+        stage,
+        Stored(),
+        log,
+        state_topic="state",
+        metrics=Metrics("signals"),
+        checkpoint_s=1000.0,
+        trust_s=1000.0,
+        max_bytes=1e6,
+        max_messages=100,
+        cost=lambda _: 1.0,
+    )
+    await delivery.assign(GENERATION, {}, {})
+    return delivery, asyncio.ensure_future(delivery.run())
+
+
+async def admit(delivery, *offsets):
+    for offset in offsets:
+        await delivery.admit(Received(SIGNALS, offset, b"", b"x", {}), GENERATION)
+
+
+async def settled(condition):
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  (of the delivery's own thread)
+            await asyncio.sleep(0.001)
+
+
+def test_a_batch_that_fails_is_in_no_checkpoint():
+    async def story():
+        log = Log()
+        delivery, running = await begun(Hearing(fails_on=2), log)
+        await admit(delivery, 1)
+        await settled(lambda: delivery.done == 1)
+        await admit(delivery, 2)
+        await asyncio.wait([running], timeout=10)
+        assert isinstance(running.exception(), KeyError)
+        await delivery.close(5.0)
+        return log
+
+    log = asyncio.run(story())
+    assert log.sent == [("told", b"1")]
+    assert log.commits == []
+
+
+def test_the_end_keeps_what_was_told_of_the_batch_in_hand():
+    async def story():
+        log, go_on = Log(), threading.Event()
+        stage = Hearing(waits=go_on)
+        delivery, running = await begun(stage, log)
+        await admit(delivery, 1)
+        await settled(stage.began.is_set)
+        ending = asyncio.ensure_future(delivery.close(10.0))
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await ending
+        await running
+        return log
+
+    log = asyncio.run(story())
+    assert log.sent == [("told", b"1"), ("state", b"[1]")]
+    assert log.commits == [{SIGNALS: 2}]
+
+
+def test_a_stage_that_never_ends_keeps_nobody_waiting():
+    async def story():
+        log, never = Log(), threading.Event()
+        stage = Hearing(waits=never)
+        delivery, running = await begun(stage, log)
+        await admit(delivery, 1)
+        await settled(stage.began.is_set)
+        ended = await delivery.close(0.1)
+        running.cancel()
+        await asyncio.wait([running], timeout=10)
+        never.set()
+        return log, ended
+
+    log, ended = asyncio.run(story())
+    assert not ended
+    assert log.sent == []
+    assert log.commits == []
