@@ -1,7 +1,7 @@
 """Topics in, their records to the end out; records in, acknowledged by all copies."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,8 +49,8 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 def read_topic(
     access: Access, topic: str, *, until_end: bool = True, timeout_s: float = TIMEOUT_S
-) -> Iterator[Record]:
-    """Every record of a topic, in order within a partition.
+) -> Generator[Record, None, None]:
+    """Every record of a topic, in order within a partition; close it if you stop before its end.
 
     Args:
         access: Address and identity.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 topics_app = typer.Typer(help="Make or check the topics of Kafka.", no_args_is_help=True)
 EXIT_TROUBLE = 1
 MAX_WIDTH = 200
+SETTLE_S = 5.0
 SHOWN = ("retention.ms", "max.message.bytes", "cleanup.policy")
 UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"))
 
@@ -49,8 +50,8 @@ def create(as_json: AsJson = False) -> None:
         admin.configure(access, before.settings())
         done = [f"{spec.name}: made, {spec.partitions} partitions" for spec in before.missing]
         done += [f"{d.topic}: {d.what} {d.found} -> {d.wanted}" for d in before.differences]
-        uneven = _plan(access, kafka).uneven if done or before.uneven else ""
-        refused += [uneven] if uneven else []
+        left = _settled(access, kafka) if done else before
+        refused += [left.uneven] if left.uneven else []
     if as_json:
         typer.echo(json.dumps({"done": done, "refused": refused}))
     else:
@@ -170,6 +171,14 @@ def _plan(access: "Access", kafka: "Kafka", found: dict[str, "TopicSpec"] | None
 
     existing = _found(access) if found is None else found
     return plan(specs(kafka), existing, kafka.signals_pattern)
+
+
+def _settled(access: "Access", kafka: "Kafka") -> "Plan":
+    """What is left to do, once Kafka shows everywhere what it has done."""
+    deadline = time.monotonic() + SETTLE_S
+    while not (left := _plan(access, kafka)).fits and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
 
 
 def _topic(spec: "TopicSpec") -> Any:

@@ -7,13 +7,15 @@ not read again: the offsets of the topic of commands stay, and so do the positio
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Final
 
 from connectors.kafka import PartitionId, Span, commit, group, offsets_at, spans, topics
 from connectors.kafka_access import Access, KafkaTrouble
 from connectors.kafka_records import Record, read_topic, send
 from pipeline.records import Header, name_of, read_body, read_header, write_record
+from pipeline.sensor import rewound
 from pipeline.service_settings import Kafka
 from pipeline.state import pack, unpack
 from pipeline.topic_plan import read_by
@@ -85,9 +87,12 @@ def plan(
         Move(*at, committed.get(at), _target(at, span, found), span) for at, span in held.items()
     )
     changelog = state_topic(kafka, role)
-    records = read_topic(access, changelog) if changelog in existing else iter(())
     forget = relearn or role == "cases"
-    writes = _tombstones(records, FORGOTTEN[role]) if forget else _heard_nothing(records, kafka)
+    writes: list[Record] = []
+    if changelog in existing:
+        with closing(read_topic(access, changelog)) as log:
+            wanted = _tombstones(log, FORGOTTEN[role]) if forget else _heard_nothing(log, kafka)
+            writes += wanted
     beyond = to_ms is not None and all(offset is None for offset in found.values())
     return Rewind(name, moves, beyond, changelog, tuple(writes), forget)
 
@@ -145,12 +150,11 @@ def _target(at: PartitionId, span: Span, found: dict[PartitionId, int | None]) -
 
 def _heard_nothing(records: Iterable[Record], kafka: Kafka) -> Iterable[Record]:
     """Live records that keep what was learnt and have heard no signal yet."""
-    from pipeline.sensor import rewound  # with all that computes; not where it is not needed
-
     for (partition, key), value in newest(records, "live").items():
         old = _header(key, value)
         said = {topic: at for topic, at in old.positions.items() if topic == kafka.commands}
-        header = Header(positions=said, epoch=old.epoch + 1, base=old.base)
+        # What was promised of orders, and which baseline is meant, holds still.
+        header = replace(old, positions=said, epoch=old.epoch + 1, deadline_ns=0, heard_ns=0)
         try:
             body = pack(rewound(unpack(read_body(value))))
         except ValueError as error:
