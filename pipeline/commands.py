@@ -30,8 +30,10 @@ from pipeline.cases import CaseBook
 from pipeline.embedded import EmbeddedRun, Progress, RestoreError
 from pipeline.extent import Extent, extent_of
 from pipeline.fleet import Fleet, FleetError, load_fleet, parse_fleet
+from pipeline.live_alarms import LiveError
 from pipeline.messages import SensorChunk
 from pipeline.operator import OperatorError
+from pipeline.orders import BadOrder
 from pipeline.outcome import outcome
 from pipeline.replay_record import ReplayError
 from pipeline.report import render
@@ -50,7 +52,7 @@ class RunError(ValueError):
 
 USER_ERRORS = (
     ReadError, StoreError, FleetError, SettingsError, OperatorError, RunError, RestoreError,
-    ReplayError, AccessError, KafkaTrouble, OSError, sqlite3.DatabaseError,
+    ReplayError, AccessError, KafkaTrouble, LiveError, BadOrder, OSError, sqlite3.DatabaseError,
 )  # fmt: skip
 """Mistakes that a person can mend; anything else is one of ours and shows its traceback."""
 

@@ -277,7 +277,9 @@ class Delivery:
         self._hand_over(batch, outcome)
         if self._queue:
             self._wake.set()
-        if self._dirty and time.monotonic() - self._cut_at_s >= self._checkpoint_s:
+        if outcome.barrier:
+            await self._checkpoint(generation)
+        elif self._dirty and time.monotonic() - self._cut_at_s >= self._checkpoint_s:
             await self._cut()
 
     def _take(self, batch: Sequence[Received]) -> Outcome:
@@ -320,9 +322,12 @@ class Delivery:
         """Begin a checkpoint, unless the one before is still on its way."""
         if self._finishing is not None and not self._finishing.done():
             return
+        generation = self._ledger.generation
         states = await self._in_thread(self._stage.snapshot)
+        if generation != self._ledger.generation:
+            return  # the partitions were taken away meanwhile
         cut = _Cut(
-            self._ledger.generation,
+            generation,
             dict(self._upto),
             states,
             self._ticket,
@@ -334,6 +339,15 @@ class Delivery:
         if self._finishing is not None:
             self._finishing.result()
         self._finishing = asyncio.ensure_future(self._finish(cut))
+
+    async def _checkpoint(self, generation: int) -> None:
+        """Cut a checkpoint and wait for its end, whatever that is."""
+        if self._finishing is not None:
+            await asyncio.wait([self._finishing])
+        if generation == self._ledger.generation:
+            await self._cut()
+        if self._finishing is not None:
+            await asyncio.wait([self._finishing])
 
     async def _finish(self, cut: _Cut) -> None:
         """Wait for the results, write the states, acknowledge."""
@@ -352,6 +366,7 @@ class Delivery:
         await asyncio.gather(*(self._write(write) for write in cut.states if not write.first))
         if cut.generation != self._ledger.generation:
             return
+        await self._tell([write.told for write in cut.states if write.told is not None])
         released = self._ledger.release(cut.generation, cut.upto)
         self.committed |= released
         self._room.set()
@@ -372,6 +387,14 @@ class Delivery:
             return True
         log.warning("lost our partitions while standing still: threw a checkpoint away")
         return False
+
+    async def _tell(self, told: Sequence[Outcome]) -> None:
+        """Store what had to wait for the states that include it."""
+        points = [point for outcome in told for point in outcome.points]
+        messages = [message for outcome in told for message in outcome.messages]
+        ticket = await self._in_thread(self._sink.put, points) if points else 0
+        await asyncio.gather(*(self._send(message) for message in messages))
+        await self._confirmed(ticket)
 
     async def _confirmed(self, ticket: int) -> None:
         while self._sink.confirmed < ticket:

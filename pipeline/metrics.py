@@ -34,6 +34,7 @@ DEAD_LETTER_REASONS: Final = (
     "too_many_sensors",
     "wrong_partition",
     "bad_order",
+    "order_refused",
     "encoder_failed",
     "influx_refused",
     "bad_transition",

@@ -29,6 +29,8 @@ class Header:
         base: Number of the baseline that a live record belongs to; empty before the first.
         deadline_ns: Event time at which the sensor counts as silent; 0 = not waited for.
         heard_ns: Event time at which it was heard last.
+        promised: What is still to be told of orders that the state includes, see
+            `pipeline.promises`.
     """
 
     positions: dict[str, int] = field(default_factory=dict)
@@ -36,6 +38,7 @@ class Header:
     base: str = ""
     deadline_ns: int = 0
     heard_ns: int = 0
+    promised: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -6,10 +6,10 @@ any more is deleted late, for a worker that is being replaced may still be writi
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from secrets import token_hex
-from typing import Final
+from typing import Any, Final
 
 from pipeline.messages import State
 from pipeline.records import Header, key_of, name_of, read_body, read_header, write_record
@@ -110,8 +110,15 @@ class SensorRecords:
         sensor.baseline_changed = False
         return True
 
-    def write(self, sensor: SensorMonitor) -> list[StateWrite]:
-        """Records of what a sensor knows now; the baseline, where it is written, comes first."""
+    def write(
+        self, sensor: SensorMonitor, promised: Sequence[Mapping[str, Any]] = ()
+    ) -> list[StateWrite]:
+        """Records of what a sensor knows now; the baseline, where it is written, comes first.
+
+        Args:
+            sensor: Its monitor.
+            promised: What is to be told once the records, of which the last names it, are stored.
+        """
         known = self.known[sensor.sensor_id]
         header = Header(
             positions=dict(known.positions),
@@ -119,6 +126,7 @@ class SensorRecords:
             base=known.base,
             deadline_ns=sensor.deadline_ns,
             heard_ns=sensor.event_ns,
+            promised=[dict(one) for one in promised],
         )
         written: list[StateWrite] = []
         if sensor.baseline_changed:

@@ -8,7 +8,7 @@ of the changelog.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -21,7 +21,6 @@ from pipeline.fleet import Fleet
 from pipeline.messages import (
     NS_PER_S,
     BandEdges,
-    Point,
     Processed,
     Samples,
     SensorChunk,
@@ -30,8 +29,9 @@ from pipeline.messages import (
 )
 from pipeline.metrics import Metrics
 from pipeline.monitor import Encoder, Monitor
-from pipeline.orders import BadOrder, Order, order_from_json
+from pipeline.orders import ORDER_ID, BadOrder, Order, order_from_json
 from pipeline.points import PointMaker
+from pipeline.promises import Obeyed, from_record, to_record
 from pipeline.sensor import SensorMonitor
 from pipeline.sensor_records import SensorRecords
 from pipeline.settings import Settings
@@ -98,7 +98,14 @@ class SignalStage:
         self._heard: dict[int, _Heard] = {}
         known = self._records.known
         self._monitor = Monitor(self._encoder, self._sensor, lambda name: known[name].partition)
+        self._promised: dict[str, list[Obeyed]] = {}
+        self._overdue: list[Outcome] = []
         for sensor_id, header in self._records.waiting:
+            if header.promised:
+                # Who wrote this may have died before it was told; told twice it is the same.
+                kept = [from_record(record) for record in header.promised]
+                self._overdue.append(self._told(kept))
+                self._touched.add(sensor_id)
             if header.deadline_ns:
                 self._monitor.expect(sensor_id, header.deadline_ns, header.heard_ns)
 
@@ -111,22 +118,25 @@ class SignalStage:
     def take(self, batch: Sequence[Received]) -> Outcome:
         """Process messages, each partition's in its order."""
         chunks: list[SensorChunk] = []
-        orders: list[Order] = []
+        orders: list[tuple[Received, Order]] = []
         letters: list[Outgoing] = []
         now_ns = self._wall_ns()
         for message in batch:
             try:
                 if message.partition.topic == self._settings.kafka.commands:
-                    orders += self._order(message)
+                    orders += [(message, order) for order in self._order(message)]
                 else:
                     chunks += self._chunk(message, now_ns)
             except Refused as refused:
                 letters.append(self._letter(message, refused))
         done = self._monitor.process(chunks)
         self._touched.update(chunk.sensor_id for chunk in chunks)
-        notes: list[Point] = []
-        said = [change for order in orders for change in self._obey(order, notes)]
-        return self._outcome(done, said, letters, notes)
+        for message, order in orders:
+            try:
+                self._obey(order)
+            except Refused as refused:
+                letters.append(self._letter(message, refused))
+        return self._outcome(done, letters, barrier=bool(orders))
 
     def tick(self, elapsed_ns: int) -> Outcome:
         """Notice sensors that fell silent where no other one of the partition tells the time."""
@@ -135,16 +145,19 @@ class SignalStage:
             heard.idle_ns += elapsed_ns
             if 0 <= heard.late_ns <= self._live_ns:
                 silent += self._monitor.tick(number, heard.event_ns + heard.idle_ns).windows
-        return self._outcome(Processed(tuple(silent), (), ()), [], [], [])
+        return self._outcome(Processed(tuple(silent), (), ()), [])
 
     def snapshot(self) -> list[StateWrite]:
         """State of every sensor that has changed."""
-        touched, self._touched = sorted(self._touched), set()
-        writes = [
-            write
-            for sensor_id in touched
-            for write in self._records.write(self._monitor.sensors[sensor_id])
-        ]
+        touched, self._touched = sorted(self._touched), set(self._promised)
+        promised, self._promised = self._promised, {}
+        writes: list[StateWrite] = []
+        for sensor_id in touched:
+            obeyed = promised.get(sensor_id, [])
+            records = [to_record(one) for one in obeyed]
+            writes += self._records.write(self._monitor.sensor(sensor_id), records)
+            if obeyed:
+                writes[-1] = replace(writes[-1], told=self._told(obeyed))
         return writes + self._records.dead()
 
     def _chunk(self, message: Received, now_ns: int) -> list[SensorChunk]:
@@ -208,20 +221,48 @@ class SignalStage:
             raise Refused("bad_order", f"{order.sensor_id} has not been heard in this partition")
         return [order] if self._note(order.sensor_id, message) else []
 
-    def _obey(self, order: Order, notes: list[Point]) -> Sequence[Transition]:
+    def _obey(self, order: Order) -> None:
+        """Obey, and promise to tell of it.
+
+        Raises:
+            Refused: for an order that cannot be obeyed now.
+        """
         self._touched.add(order.sensor_id)
-        notes.append(self._points.order_point(order, quarantined=self._quarantined))
-        if order.action == "maintenance":
-            return ()
-        try:
-            return self._monitor.obey(
-                order.sensor_id, order.action, order.by, order.why, shelve_s=order.shelve_s
-            )
-        except ValueError as refused:
-            notes.append(
-                self._points.order_point(order, refused=str(refused), quarantined=self._quarantined)
-            )
-            return ()
+        changes: Sequence[Transition] = ()
+        refused = ""
+        if order.action != "maintenance":
+            try:
+                changes = self._changes(order)
+            except ValueError as error:
+                refused = str(error)
+        self._promised.setdefault(order.sensor_id, []).append(Obeyed(order, changes, refused))
+        self._metrics.transitions.inc(len(changes))
+        if refused:
+            raise Refused("order_refused", refused)
+
+    def _changes(self, order: Order) -> Sequence[Transition]:
+        name = order.sensor_id
+        if not self._monitor.sensor(name).event_ns:
+            raise ValueError(f"{name} has no result yet: its signal has not filled a window")
+        assert order.action != "maintenance"  # noqa: S101  (narrowing: a note changes nothing)
+        return self._monitor.obey(name, order.action, order.by, order.why, shelve_s=order.shelve_s)
+
+    def _told(self, kept: Sequence[Obeyed]) -> Outcome:
+        """What goes out once the state that includes these orders is stored."""
+        guard, topic = self._quarantined, self._settings.kafka.transitions
+        points = [
+            self._points.order_point(one.order, refused=one.refused, quarantined=guard)
+            for one in kept
+        ]
+        messages: list[Outgoing] = []
+        for one in kept:
+            points += self._points.transition_points(one.changes, quarantined=guard)
+            headers = {ORDER_ID: one.order.order_id.encode()}
+            messages += [
+                Outgoing(topic, change.asset.encode(), transition_to_json(change), headers)
+                for change in one.changes
+            ]
+        return Outcome(points, messages)
 
     def _letter(self, message: Received, refused: Refused) -> Outgoing:
         self._metrics.dead_letters.labels(refused.reason).inc()
@@ -233,25 +274,25 @@ class SignalStage:
     def _outcome(
         self,
         done: Processed,
-        said: Sequence[Transition],
         letters: Sequence[Outgoing],
-        notes: Sequence[Point],
+        *,
+        barrier: bool = False,
     ) -> Outcome:
         self._touched.update(window.sensor_id for window in done.windows)
         changes = [t for window in done.windows for t in window.transitions]
+        overdue, self._overdue = self._overdue, []
         points = [
             *self._points.points(done, quarantined=self._quarantined),
-            *self._points.transition_points(said, quarantined=self._quarantined),
-            *notes,
+            *(point for told in overdue for point in told.points),
         ]
         topic = self._settings.kafka.transitions
-        messages = [
-            Outgoing(topic, t.asset.encode(), transition_to_json(t)) for t in (*changes, *said)
-        ]
+        messages = [Outgoing(topic, t.asset.encode(), transition_to_json(t)) for t in changes]
+        told_before = [message for told in overdue for message in told.messages]
         failed = [self._failed(w) for w in done.windows if NOT_EMBEDDED in w.health.faults]
         newest_ns = max((window.window_end_ns for window in done.windows), default=0)
         self._count(done, len(messages), newest_ns)
-        return Outcome(points, [*letters, *failed, *messages], len(done.windows), newest_ns)
+        outgoing = [*letters, *failed, *told_before, *messages]
+        return Outcome(points, outgoing, len(done.windows), newest_ns, barrier)
 
     def _failed(self, window: WindowResult) -> Outgoing:
         """What tells of a window that the encoder could not take; its signal is in its topic."""

@@ -14,8 +14,6 @@ from pipeline.messages import Point
 DEAD_LETTER_BYTES: Final = 1024
 MAX_DETAIL: Final = 200
 CONTENT_TYPE: Final = "content-type"
-ORDER_ID: Final = "order_id"
-"""Header of a transition that an order made."""
 
 
 class Partition(NamedTuple):
@@ -68,12 +66,14 @@ class Outcome:
     Attributes:
         windows: Judged.
         newest_ns: End of the newest window, 0 for none.
+        barrier: Nothing more may be processed before this is checkpointed.
     """
 
     points: Sequence[Point] = ()
     messages: Sequence[Outgoing] = ()
     windows: int = 0
     newest_ns: int = 0
+    barrier: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,14 @@ class StateWrite:
         partition: Number of the partition that the sensor's messages lie in.
         value: None deletes the record.
         first: Whether it must be there before the others: a baseline, before what names it.
+        told: What may go out only once the record is stored; the record says it, too.
     """
 
     partition: int
     key: bytes
     value: bytes | None
     first: bool = False
+    told: Outcome | None = None
 
 
 class States(Protocol):
