@@ -220,6 +220,22 @@ def test_the_lag_of_a_group_that_does_not_exist_is_trouble(plant, capsys):
     assert call("lag") == 1
 
 
+def test_watching_shows_it_again_until_it_is_stopped(plant, capsys, monkeypatch):
+    plant.make()
+    plant.commit({(plant.signals, 0): 0})
+    naps = []
+
+    def nap(seconds):
+        naps.append(seconds)
+        if seconds == 7 and naps.count(7) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.cli_kafka.time.sleep", nap)
+    assert call("lag", "--role", "signals", "--watch", "7", "--json") == 130
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["groups"][0]["state"] for line in lines] == ["Empty"] * 2
+
+
 def test_members_are_counted(plant, kafka, capsys):
     plant.make()
     with Member(kafka, group_of(plant.kafka, "signals"), plant.signals):

@@ -142,11 +142,12 @@ def test_a_record_that_is_too_large_is_refused_in_words(access):
 
 def test_reading_ends_where_the_topic_ended_when_it_began(access):
     name = new_topic(access, 1)
-    send(access, name, [record(b"k", b"%d" % i) for i in range(10)])
+    values = [bytes(3000) + b"%d" % i for i in range(1500)]  # more than is fetched at once
+    send(access, name, [record(b"k", value) for value in values])
     reading = read_topic(access, name)
     first = next(reading)
     send(access, name, [record(b"k", b"later")])
-    assert [first.value, *(one.value for one in reading)] == [b"%d" % i for i in range(10)]
+    assert [first.value, *(one.value for one in reading)] == values
 
 
 def test_reading_for_ever_gets_what_comes_later(access):
