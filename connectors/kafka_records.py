@@ -19,6 +19,13 @@ MAX_UNDER_WAY: Final = 1000
 MAX_UNDER_WAY_BYTES: Final = 32 << 20
 
 
+WHOLE: Final = {
+    "enable_auto_commit": False,
+    "auto_offset_reset": "earliest",
+    "fetch_max_bytes": MAX_REQUEST_BYTES,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One record as it is kept; a value of None is a tombstone.
@@ -65,12 +72,7 @@ def read_topic(
     left = {TopicPartition(*at): span.end for at, span in ends.items() if span.begin < span.end}
     if until_end and not left:
         return
-    options = {
-        "enable_auto_commit": False,
-        "auto_offset_reset": "earliest",
-        "fetch_max_bytes": MAX_REQUEST_BYTES,
-    }
-    with opened(KafkaConsumer, access, timeout_s=timeout_s, **options) as consumer:
+    with opened(KafkaConsumer, access, timeout_s=timeout_s, **WHOLE) as consumer:
         consumer.assign([TopicPartition(*at) for at in ends])
         progress = time.monotonic()
         while left or not until_end:
@@ -87,10 +89,8 @@ def read_topic(
             if polled or done or not until_end:
                 progress = now
             elif now - progress > timeout_s:
-                raise KafkaTrouble(
-                    f"{topic}: nothing came for {timeout_s:g} s, though {len(left)} partitions "
-                    "have more"
-                )
+                rest = f"though {len(left)} partitions have more"
+                raise KafkaTrouble(f"{topic}: nothing came for {timeout_s:g} s, {rest}")
 
 
 def _before(record: Any, left: Mapping[TopicPartition, int]) -> bool:
@@ -152,15 +152,8 @@ def send(
             if partition is None and record.key is not None:
                 partitions = partitions or len(producer.partitions_for(topic))
                 partition = partition_of(record.key, partitions)
-            under_way.append(
-                producer.send(
-                    topic,
-                    key=record.key,
-                    value=record.value,
-                    partition=partition,
-                    timestamp_ms=record.timestamp_ms,
-                )
-            )
+            stamped = {"partition": partition, "timestamp_ms": record.timestamp_ms}
+            under_way.append(producer.send(topic, key=record.key, value=record.value, **stamped))
             under_way_bytes += len(record.value or b"")
             if len(under_way) >= MAX_UNDER_WAY or under_way_bytes >= MAX_UNDER_WAY_BYTES:
                 count += _settled(under_way, timeout_s)

@@ -174,6 +174,12 @@ def test_a_topic_that_is_not_there_is_named_with_its_remedy(access):
             ask()
 
 
+def test_sending_to_a_topic_that_is_not_there_ends_in_words(access):
+    for partition in (None, 0):
+        with pytest.raises(KafkaTrouble, match=r"Kafka at 127\.0\.0\.1"):
+            send(access, "none-such", [record(b"k", b"v", partition)], timeout_s=1.0)
+
+
 def test_spans_and_times_are_those_of_the_records(access):
     name = new_topic(access, 2)
     send(access, name, [record(b"k", b"v", 0, 1000 * i) for i in range(1, 6)])
