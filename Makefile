@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo services test lint bench proto clean
+.PHONY: demo services test soak lint bench proto clean
 
 demo: $(READY)
 	$(BIN)/echowatch demo --out echowatch-demo
@@ -16,6 +16,10 @@ services: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Some 20 minutes of crashes, freezes and outages; the short version is one of the tests.
+soak: $(READY)
+	PYTHONPATH=. $(BIN)/python tests/soak.py
 
 lint: $(READY)
 	$(BIN)/ruff check --no-cache .
