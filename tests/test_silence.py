@@ -163,6 +163,45 @@ def test_a_sensor_whose_clock_is_late_is_not_silent_while_it_sends():
     assert [w.health.faults for w in monitor.tick(0, T0 + 2000 * NS_PER_S).windows] == [("silent",)]
 
 
+def test_a_sensor_that_is_merged_a_little_late_is_not_silent():
+    early = [capture("m/b", i, float(i)) for i in range(round(1.08 * WAIT_S))]
+    late = capture("m/a", 3, 2.0 + 0.99 * WAIT_S)
+    chunks = [*(capture("m/a", i, float(i)) for i in range(3)), *early, late]
+    monitor = new_monitor()
+    done = [w for chunk in chunks for w in monitor.process([chunk]).windows]
+    assert all(w.health.ok for w in done)
+    assert done[-1].sensor_id == "m/a"
+
+
+def test_windows_that_come_with_the_end_of_the_stream_have_no_silence_between_them():
+    monitor = new_monitor()
+    monitor.process([capture("m/a", i, float(i)) for i in range(2)])
+    monitor.process([capture("m/b", i, 60.0 * i) for i in range(6)])
+    windows = [w for w in monitor.flush().windows if w.sensor_id == "m/a"]
+    assert [w.health.faults for w in windows] == [(), ()]
+
+
+def test_a_partition_that_comes_back_is_waited_for_anew():
+    monitor = new_monitor()
+    for i in range(5):
+        monitor.process([capture("m/a", i, 10.0 * i), capture("m/b", i, 10.0 * i)])
+    deadline_ns = monitor.sensors["m/a"].deadline_ns
+    monitor.drop(["m/a"])
+    monitor.expect("m/a", deadline_ns, deadline_ns)
+    monitor.process([capture("m/a", i, 10.0 * i) for i in range(5, 10)])
+    done = monitor.tick(0, T0 + 10**4 * NS_PER_S)
+    assert {w.sensor_id for w in done.windows} == {"m/a", "m/b"}
+
+
+def test_the_time_of_a_group_that_was_dropped_is_forgotten():
+    monitor = new_monitor()
+    monitor.process([capture("m/a", i, 10_000.0 + i) for i in range(5)])
+    monitor.drop(["m/a"])
+    monitor.process([capture("m/b", i, float(i)) for i in range(5)])
+    own_end_ns = T0 + round(4.25 * NS_PER_S)
+    assert monitor.sensors["m/b"].deadline_ns == own_end_ns + round(WAIT_S * NS_PER_S)
+
+
 def test_a_lost_burst_of_a_rare_sender_is_no_silence():
     chunks = [capture("m/a", i, 600.0 * i) for i in range(12)]
     others = [capture("m/b", i, 30.0 * i) for i in range(12 * 20)]
