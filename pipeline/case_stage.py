@@ -11,7 +11,15 @@ from pipeline.cases import Case, CaseBook
 from pipeline.fleet import Fleet
 from pipeline.metrics import Metrics
 from pipeline.points import PointMaker
-from pipeline.records import Header, key_of, name_of, read_body, read_header, write_record
+from pipeline.records import (
+    Header,
+    key_of,
+    name_of,
+    read_body,
+    read_header,
+    unusable,
+    write_record,
+)
 from pipeline.settings import Settings
 from pipeline.stage import (
     Outcome,
@@ -52,12 +60,15 @@ class CaseStage:
             value = states.get(key)
             if kind != "case" or value is None:
                 continue
-            header = read_header(value)
+            try:
+                header, state = read_header(value), unpack(read_body(value))
+            except ValueError as error:
+                raise unusable(key, error) from error
             topic = self._settings.kafka.transitions
             end = ends.get(Partition(topic, number))
             if end is not None and header.positions.get(topic, -1) >= end:
                 header = Header(epoch=header.epoch)  # the topic was deleted and made anew
-            self._book.import_asset(asset, unpack(read_body(value)))
+            self._book.import_asset(asset, state)
             self._headers[asset] = header
             self._homes[asset] = number
 

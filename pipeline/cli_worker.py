@@ -1,6 +1,8 @@
 """`echowatch worker`: one process of as many as you like that share the sensors of a plant."""
 
 import asyncio
+import os
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,9 @@ from pipeline.cli_options import Role
 
 console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
+EXIT_TROUBLE = 1
+# A stage that is told to end does so between two micro-batches.
+STUCK_S = 1.0
 EPILOG = (
     "Addresses, secrets and everything else are settings: docs/settings.md. Exit codes: 0 stopped "
     "by a signal, 1 could not go on (start it again: nothing is lost), 2 wrong usage."
@@ -39,8 +44,10 @@ def worker(
     Kill it, freeze it, start another one: no window is lost and none counts twice.
     """
     from pipeline import quiet_logs
-    from pipeline.commands import load_engine
+    from pipeline.commands import RunError, load_engine
+    from pipeline.endpoints import EndpointError
     from pipeline.fleet import Fleet, load_fleet
+    from pipeline.role_runner import WorkerFailure
     from pipeline.settings import load
     from pipeline.worker import Worker
 
@@ -55,4 +62,18 @@ def worker(
     async def work() -> None:
         await Worker(settings, plant, encoder).run()
 
-    asyncio.run(work())
+    try:
+        asyncio.run(work())
+    except (WorkerFailure, EndpointError) as error:
+        _leave_the_stuck(error)
+        raise RunError(str(error)) from error
+
+
+def _leave_the_stuck(error: Exception) -> None:
+    """End at once where a stage's thread never comes back: Python would wait for it for ever."""
+    stages = [thread for thread in threading.enumerate() if thread.name.startswith("stage")]
+    for thread in stages:
+        thread.join(STUCK_S)
+    if any(thread.is_alive() for thread in stages):
+        console.print(f"error: {error}", markup=False, style="bold red")
+        os._exit(EXIT_TROUBLE)

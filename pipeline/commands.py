@@ -19,6 +19,7 @@ from rich.console import Console
 from connectors.files import Description, ReadError, ReadOptions, describe, read
 from connectors.files.times import parse_time
 from connectors.files.write import write_recordings
+from connectors.influx import InfluxError
 from connectors.kafka_access import AccessError, KafkaTrouble
 from connectors.local import FILE_NAME, LocalStore, StoreError
 from echo_model.echo import Echo
@@ -38,6 +39,7 @@ from pipeline.outcome import outcome
 from pipeline.replay_record import ReplayError
 from pipeline.report import render
 from pipeline.run_report import collect, describe_case
+from pipeline.service_settings import SecretError
 from pipeline.settings import Settings, SettingsError, load
 from pipeline.terminal import interruptible, meter
 
@@ -52,7 +54,8 @@ class RunError(ValueError):
 
 USER_ERRORS = (
     ReadError, StoreError, FleetError, SettingsError, OperatorError, RunError, RestoreError,
-    ReplayError, AccessError, KafkaTrouble, LiveError, BadOrder, OSError, sqlite3.DatabaseError,
+    ReplayError, AccessError, KafkaTrouble, InfluxError, LiveError, BadOrder, SecretError, OSError,
+    sqlite3.DatabaseError,
 )  # fmt: skip
 """Mistakes that a person can mend; anything else is one of ours and shows its traceback."""
 

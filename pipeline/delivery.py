@@ -135,6 +135,8 @@ class Delivery:
         self._trust_s = trust_s
         self._beat_s = awake_and_asleep_s()
         self._closing = False
+        self._in_hand = 0
+        self._lost: Exception | None = None
         self._turn = 0
         self.done = 0
         self.checkpointed_s = time.monotonic()
@@ -146,8 +148,8 @@ class Delivery:
 
     @property
     def waiting(self) -> int:
-        """Messages read and not processed."""
-        return len(self._queue)
+        """Messages read and not processed; those in the stage's hands are among them."""
+        return len(self._queue) + self._in_hand
 
     @property
     def held(self) -> tuple[int, int]:
@@ -203,7 +205,12 @@ class Delivery:
         async with self._busy:
             await self._forget()
             turn = self._turn
-            await self._in_thread(self._stage.assign, states, ends)
+            try:
+                await self._in_thread(self._stage.assign, states, ends)
+            except Exception as error:  # noqa: BLE001  (`run` raises it: this is called by Faust)
+                self._lost = error
+                self._wake.set()
+                return
             if turn != self._turn:
                 return  # taken away again meanwhile
             self._ledger.begin(generation)
@@ -254,6 +261,8 @@ class Delivery:
             await asyncio.wait_for(self._wake.wait(), TICK_S)
         self._wake.clear()
         async with self._busy:
+            if self._lost is not None:
+                raise self._lost
             if not self._closing:
                 await self._step()
         if self._finishing is not None and self._finishing.done():
@@ -267,7 +276,9 @@ class Delivery:
         generation = self._ledger.generation
         outcome: Outcome
         if batch := self._drain():
+            self._in_hand = len(batch)
             outcome = await self._in_thread(self._take, batch)
+            self._in_hand = 0
         elif self._broker.caught_up():
             outcome = await self._in_thread(self._tick)
         else:

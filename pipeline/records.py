@@ -92,3 +92,14 @@ def read_header(value: bytes) -> Header:
 def read_body(value: bytes) -> bytes:
     """Packed state of a record."""
     return value.partition(b"\n")[2]
+
+
+def unusable(key: bytes, error: Exception) -> StateError:
+    """What to say of a record that is damaged, or was made by another version or model."""
+    kind, name, _ = name_of(key)
+    role = "cases" if kind == "case" else "signals --relearn"
+    return StateError(
+        f"the state of {name} cannot be used: {error}. Start the worker with the version, model "
+        "and settings that made it, or have it made anew: stop all workers and run "
+        f"`echowatch rewind --to earliest --role {role}`"
+    )

@@ -14,6 +14,7 @@ from pipeline.influx_settings import writer_of
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.stage import DEAD_LETTER_BYTES, MAX_DETAIL, Outgoing, Received, Stage
+from pipeline.state import StateError
 from pipeline.topic_watch import TopicWatch
 from pipeline.topics import Role, specs, state_topic
 from pipeline.watchdog import Watchdog
@@ -232,6 +233,9 @@ class RoleRunner:
         """Raise where the app cannot go on."""
         if processing.done():
             error = processing.exception()
+            if isinstance(error, StateError):
+                raise WorkerFailure(f"{self.role}: {error}") from error
+            log.error("%s: this must not happen", self.role, exc_info=error)
             raise WorkerFailure(f"{self.role}: {error!r}") from error
         if app.failure is not None:
             raise WorkerFailure(f"{self.role}: Kafka client: {app.failure!r}") from app.failure

@@ -12,7 +12,15 @@ from secrets import token_hex
 from typing import Any, Final
 
 from pipeline.messages import State
-from pipeline.records import Header, key_of, name_of, read_body, read_header, write_record
+from pipeline.records import (
+    Header,
+    key_of,
+    name_of,
+    read_body,
+    read_header,
+    unusable,
+    write_record,
+)
 from pipeline.sensor import SensorMonitor
 from pipeline.stage import Partition, States, StateWrite
 from pipeline.state import pack, unpack
@@ -72,7 +80,7 @@ class SensorRecords:
             if kind == "base":
                 bases.append((partition, key))
             elif kind == "live" and value is not None:
-                header = read_header(value)
+                header = _header(key, value)
                 positions = self._believable(header.positions, partition)
                 self.known[sensor_id] = Known(partition, positions, header.epoch, header.base)
                 self.waiting.append((sensor_id, header))
@@ -100,13 +108,17 @@ class SensorRecords:
             Whether there was one.
 
         Raises:
-            ValueError: for a state of another version, model or baseline.
+            StateError: for a damaged state, or one of another version, model or baseline.
         """
-        live = self._body(key_of("live", sensor.sensor_id))
-        if live is None:
-            return False
+        key = key_of("live", sensor.sensor_id)
         base = self.known[sensor.sensor_id].base
-        sensor.import_state(live, self._body(key_of("base", sensor.sensor_id, base)))
+        try:
+            live = self._body(key)
+            if live is None:
+                return False
+            sensor.import_state(live, self._body(key_of("base", sensor.sensor_id, base)))
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise unusable(key, error) from error
         sensor.baseline_changed = False
         return True
 
@@ -161,3 +173,10 @@ class SensorRecords:
     def _body(self, key: bytes) -> State | None:
         value = self._states.get(key)
         return None if value is None else unpack(read_body(value))
+
+
+def _header(key: bytes, value: bytes) -> Header:
+    try:
+        return read_header(value)
+    except ValueError as error:
+        raise unusable(key, error) from error

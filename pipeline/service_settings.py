@@ -30,20 +30,24 @@ class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class SecretError(ValueError):
+    """A secret that cannot be had, in words."""
+
+
 def secret(given: SecretStr | None, file: Path | None, name: str) -> str | None:
     """A secret from its variable or its file.
 
     Raises:
-        ValueError: for a file that cannot be read or is empty.
+        SecretError: for a file that cannot be read or is empty.
     """
     if file is None:
         return None if given is None else given.get_secret_value()
     try:
         text = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{name}_file {file} cannot be read: {error}") from error
+        raise SecretError(f"{name}_file {file} cannot be read: {error}") from error
     if not text:
-        raise ValueError(f"{name}_file {file} is empty")
+        raise SecretError(f"{name}_file {file} is empty")
     return text
 
 
@@ -103,7 +107,7 @@ class Kafka(Group):
         """The password.
 
         Raises:
-            ValueError: for a file that cannot be read or is empty.
+            SecretError: for a file that cannot be read or is empty.
         """
         return secret(self.password, self.password_file, "kafka.password")
 
@@ -127,7 +131,7 @@ class Influx(Group):
         """The token.
 
         Raises:
-            ValueError: for a file that cannot be read or is empty.
+            SecretError: for a file that cannot be read or is empty.
         """
         return secret(self.token, self.token_file, "influx.token")
 

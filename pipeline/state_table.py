@@ -7,6 +7,7 @@ written: the table is read by key, never by its own codecs.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from math import inf
 from typing import Any, cast
 
 import faust
@@ -15,6 +16,7 @@ from faust.tables.table import Table
 from yarl import URL
 
 from pipeline.records import read_header
+from pipeline.state import StateError
 
 
 class RecordStore(memory.Store[bytes, bytes]):
@@ -27,7 +29,7 @@ class RecordStore(memory.Store[bytes, bytes]):
             self._key_partition.pop(key, None)
             return
         old = self.data.get(key)
-        if old is None or read_header(value).rank >= read_header(old).rank:
+        if old is None or _rank(value) >= _rank(old):
             self.data[key] = value
             self._key_partition[key] = partition
 
@@ -45,6 +47,14 @@ class RecordStore(memory.Store[bytes, bytes]):
     def keys_by_partition(self) -> Iterator[tuple[int, bytes]]:
         """(partition, key) of every record."""
         yield from ((partition, key) for key, partition in list(self._key_partition.items()))
+
+
+def _rank(value: bytes) -> tuple[float, int]:
+    """A record that cannot be read ranks first: it must stop whoever needs it, not be hidden."""
+    try:
+        return read_header(value).rank
+    except StateError:
+        return (inf, 0)
 
 
 class StateTable(Table[bytes, bytes]):

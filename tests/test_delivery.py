@@ -145,6 +145,7 @@ def test_a_stage_that_never_ends_keeps_nobody_waiting():
         delivery, running = await begun(stage, log)
         await admit(delivery, 1)
         await settled(stage.began.is_set)
+        assert delivery.waiting == 1  # or the watchdog would not see that nothing moves
         ended = await delivery.close(0.1)
         running.cancel()
         await asyncio.wait([running], timeout=10)

@@ -1,0 +1,269 @@
+"""Workers, services and topics that come and go: what is handed over, how fast, and what is said.
+
+Times are printed (`pytest -s`); they are asserted with three times the room that is promised, for
+the machine is shared.
+"""
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import services
+from embedded_truth import truth
+from pipeline import simulate
+from pipeline.settings import load
+from service_influx import InfluxServer
+from service_kafka import KafkaServer
+from service_process import free_port
+from test_worker import assert_same
+from worker_cases import Plant, wait_for
+
+SLACK = 3.0
+SESSION_S = 6.0
+SENSORS = 8
+ROUND = SENSORS
+
+
+@pytest.fixture(scope="module")
+def broker():
+    """A Kafka that these tests stop and start."""
+    with services.started(KafkaServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def store():
+    """An InfluxDB that these tests stop and start."""
+    with services.started(InfluxServer) as server:
+        yield server
+
+
+@pytest.fixture
+def plant(broker, store, tmp_path):
+    broker.start()
+    store.start()
+    made = Plant(broker, store, tmp_path)
+    made.environment["ECHOWATCH_WORKER__SESSION_TIMEOUT_S"] = str(SESSION_S)
+    made.environment["ECHOWATCH_LEARNING__MIN_WINDOWS"] = "16"
+    yield made
+    made.close()
+
+
+class Stream:
+    """The signals of some sensors, sent by and by."""
+
+    def __init__(self, plant):
+        self._plant = plant
+        self._left = simulate.plant(4, sensors=SENSORS, hours=1.0, every_s=10.0).chunks()
+        self.sent = []
+
+    def send(self, rounds=1):
+        """A chunk of every sensor, so many times."""
+        batch = list(itertools.islice(self._left, rounds * ROUND))
+        self.sent += batch
+        self._plant.send(batch)
+
+    def assert_arrived(self):
+        """All of it, and as if nothing had happened."""
+        self._plant.finish()
+        assert_same(self._plant, truth(self.sent, load(self._plant.environment)))
+
+
+def since(began_s, what):
+    took_s = time.monotonic() - began_s
+    print(f"{what}: {took_s:.1f} s")  # noqa: T201  (a measured figure)
+    return took_s
+
+
+def partitions(worker, role="signals"):
+    status, body = worker.get("/ready")
+    return json.loads(body).get(role, {}).get("partitions", 0) if status == 200 else 0
+
+
+def test_partitions_move_at_once_where_a_worker_is_told_to_end_and_soon_where_it_dies(plant):
+    stream = Stream(plant)
+    first, second = plant.start(), plant.start()
+    every = 2 * plant.partitions  # signals and commands
+    wait_for(lambda: partitions(first) == partitions(second) == every // 2, "a fair share")
+    stream.send(20)
+    plant.finish()
+    stream.send(5)
+    began_s = time.monotonic()
+    first.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: partitions(second) == every, "the partitions of the ended worker")
+    assert since(began_s, "SIGTERM to the other worker's partitions") <= SLACK * 3.0
+    assert first.end() == 0
+    plant.finish()
+    third = plant.start()
+    wait_for(lambda: partitions(second) == partitions(third) == every // 2, "a fair share")
+    stream.send(5)
+    began_s = time.monotonic()
+    second.end(signal.SIGKILL)
+    wait_for(lambda: partitions(third) == every, "the partitions of the dead worker")
+    assert since(began_s, "SIGKILL to the other worker's partitions") <= SESSION_S + SLACK * 3.0
+    stream.assert_arrived()
+
+
+def test_topics_are_awaited_and_those_that_come_later_are_read(plant):
+    name = plant.name
+    late = {"ECHOWATCH_KAFKA__SIGNALS": f"{name}.first,{name}.listed"}
+    late["ECHOWATCH_KAFKA__SIGNALS_PATTERN"] = rf"{name}\.more.*"
+    worker = plant.start(**late)
+    wait_for(lambda: "waiting for topic" in worker.get("/ready")[1], "the reason on /ready")
+    status, body = worker.get("/ready")
+    assert status == 503
+    assert f"{name}.first" in body
+    assert worker.get("/live")[0] == 200
+    stream = Stream(plant)
+    for count, topic in enumerate(("first", "listed", "more1"), start=1):
+        plant.environment["ECHOWATCH_KAFKA__SIGNALS"] = f"{name}.{topic}"
+        plant.conf = load(plant.environment)
+        began_s = time.monotonic()
+        plant.admin.create_topics(
+            {f"{name}.{topic}": {"num_partitions": plant.partitions, "replication_factor": 1}}
+        )
+        stream.send()
+        wait_for(
+            lambda: worker.metric("echowatch_windows_total") >= count * ROUND,  # noqa: B023
+            f"windows of {topic}",
+        )
+        assert since(began_s, f"topic {topic} made to its first windows") <= SLACK * 10.0
+    plant.finish()
+    stored = {(row["sensor"], row["time"]) for row in plant.points("sensor_health")}
+    assert len(stored) == 3 * ROUND
+
+
+def test_a_worker_waits_for_kafka_and_goes_on_after_it_was_away(plant, broker):
+    stream = Stream(plant)
+    broker.stop()
+    worker = plant.start()
+    wait_for(lambda: "waiting for Kafka" in worker.get("/ready")[1], "the reason on /ready")
+    assert worker.get("/ready")[0] == 503
+    broker.start()
+    wait_for(worker.ready, "the worker at work")
+    stream.send(20)
+    plant.finish()
+    done = worker.metric("echowatch_windows_total")
+    for away in (broker.stop, broker.kill):
+        away()
+        wait_for(lambda: "Kafka is silent" in worker.get("/ready")[1], "the outage on /ready")
+        broker.start()
+        began_s = time.monotonic()
+        stream.send()
+        done += ROUND
+        wait_for(lambda: worker.metric("echowatch_windows_total") >= done, "results")  # noqa: B023
+        assert since(began_s, "Kafka back to the first results") <= SLACK * 5.0
+        wait_for(worker.ready, "the worker ready again")
+    assert worker.process.poll() is None
+    stream.assert_arrived()
+
+
+def test_influxdb_away_costs_no_result_no_memory_and_no_partition(plant, store):
+    stream, cap = Stream(plant), 500
+    store.stop()
+    worker = plant.start(
+        ECHOWATCH_WORKER__PENDING_MESSAGES=str(cap), ECHOWATCH_WORKER__WATCHDOG_S="8"
+    )
+    wait_for(lambda: "InfluxDB" in worker.get("/ready")[1], "the reason on /ready")
+    assert worker.get("/ready")[0] == 503
+    store.start()
+    wait_for(worker.ready, "the worker at work")
+    stream.send(20)
+    plant.finish()
+    joined = worker.text.count("are ours")
+    store.stop()
+    stream.send(160)
+    queue = []
+    until_s = time.monotonic() + 20.0  # longer than a session, and than the watchdog's patience
+    while time.monotonic() < until_s:
+        queue.append(worker.metric("echowatch_queue_messages", role="signals"))
+        assert worker.process.poll() is None
+        time.sleep(0.25)
+    assert max(queue) == queue[-1] == cap
+    assert worker.text.count("are ours") == joined
+    began_s = time.monotonic()
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(60) == 0
+    assert since(began_s, "SIGTERM to the end without InfluxDB") <= SLACK * 10.0
+    assert "will be done again" in worker.text
+    store.start()
+    plant.start()
+    stream.assert_arrived()
+
+
+def one_line_of(process, log):
+    """The error that a process ended with: exit code 1, one line, no traceback."""
+    assert process.wait(60) == 1, log.read_text()
+    text = log.read_text()
+    assert "Traceback" not in text
+    errors = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, text
+    return errors[0]
+
+
+def test_what_waiting_would_not_mend_ends_the_start_in_one_line(plant, tmp_path):
+    wrong = tmp_path / "wrong.token"
+    wrong.write_text("not-the-token", encoding="utf-8")
+    empty = tmp_path / "empty.token"
+    empty.touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        started = {
+            "401": plant.start(ECHOWATCH_INFLUX__TOKEN_FILE=str(wrong)),
+            "empty.token is empty": plant.start(ECHOWATCH_INFLUX__TOKEN_FILE=str(empty)),
+            port: plant.start("--port", port),
+            "PLAINTEXT to kafka.plant:9092": plant.start(
+                ECHOWATCH_KAFKA__BOOTSTRAP="kafka.plant:9092"
+            ),
+        }
+        del plant.environment["ECHOWATCH_INFLUX__TOKEN_FILE"]
+        started["no token for InfluxDB"] = plant.start()
+        lines = {word: one_line_of(w.process, w.log) for word, w in started.items()}
+    assert all(word in line for word, line in lines.items()), lines
+    assert not plant.committed("signals", plant.conf.kafka.signals[0])
+
+
+STUCK = """
+import asyncio, sys, time
+from pipeline import cli_worker, commands
+
+class Stuck:
+    def __init__(self, encoder):
+        self._encoder = encoder
+    def __getattr__(self, name):
+        return getattr(self._encoder, name)
+    def embed(self, *arguments):
+        while True:
+            time.sleep(3600)
+
+made = commands.load_engine
+commands.load_engine = lambda settings: Stuck(made(settings))
+from pipeline.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_worker_that_stands_still_beside_waiting_messages_ends_with_the_reason(plant, tmp_path):
+    script, log = tmp_path / "stuck.py", tmp_path / "stuck.log"
+    script.write_text(STUCK, encoding="utf-8")
+    Stream(plant).send(20)
+    environment = os.environ | plant.environment | {"ECHOWATCH_WORKER__WATCHDOG_S": "4"}
+    environment["ECHOWATCH_WORKER__DRAIN_S"] = "1"
+    command = [sys.executable, str(script), "worker", "--port", str(free_port())]
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        line = one_line_of(process, log)
+    finally:
+        process.kill()
+        process.wait()
+    assert "nothing was processed for" in line
+    assert "messages wait" in line
+    assert not plant.committed("signals", plant.conf.kafka.signals[0])
