@@ -16,12 +16,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from pipeline.ledger import Ledger
 from pipeline.messages import Point
 from pipeline.metrics import Metrics
 from pipeline.stage import Outcome, Outgoing, Partition, Received, Stage, States, StateWrite
+from pipeline.turns import Turns
 from pipeline.watchdog import awake_and_asleep_s
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,9 @@ class Broker(Protocol):
 
     def stored(self, write: StateWrite) -> None:
         """A state record is on the changelog."""
+
+    async def seek(self, partition: Partition, offset: int) -> None:
+        """Read a partition again from this offset; never raises."""
 
     async def commit(self, offsets: Mapping[Partition, int]) -> bool:
         """Commit the offsets of the next messages; False where the partitions are not ours."""
@@ -121,6 +126,7 @@ class Delivery:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._settled = asyncio.Event()
+        self._turns = Turns()
         self._upto: dict[Partition, int] = {}
         self.read: dict[Partition, int] = {}
         self.committed: dict[Partition, int] = {}
@@ -163,6 +169,11 @@ class Delivery:
             await self._room.wait()
         if generation != self._ledger.generation or not self.ready:
             return
+        verdict = self._turns.offer(received.partition, received.offset)
+        if verdict == "again":
+            await self._broker.seek(received.partition, self._turns.next[received.partition])
+        if verdict != "take":
+            return
         size = received.size + OVERHEAD_BYTES
         self._ledger.admit(received.partition, received.offset, size)
         self._queue.append(received)
@@ -173,6 +184,7 @@ class Delivery:
 
     async def revoke(self, patience_s: float) -> None:
         """Partitions are taken away: finish what is in hand if that is quick, forget the rest."""
+        self._turns.close()  # what came now would overtake what is forgotten
         self._queue.clear()
         if self.ready:
             try:
@@ -181,8 +193,19 @@ class Delivery:
                 log.info("gave partitions away before all results were confirmed")
         await self._forget()
 
+    async def go_on(self, ends: Mapping[Partition, int]) -> None:
+        """Read again what was lost on the way to us, where nothing comes that would show it.
+
+        Args:
+            ends: Partition -> offset of the next message that will be written to it.
+        """
+        if self.ready and not self.blocked and not self.waiting:
+            for partition, offset in self._turns.stuck(ends).items():
+                await self._broker.seek(partition, offset)
+
     async def _forget(self) -> None:
         self.ready = False
+        self._turns.close()
         self._turn += 1
         self._ledger.begin(-1)
         self._room.set()
@@ -200,8 +223,21 @@ class Delivery:
         self._received_s.clear()
         self._dirty = False
 
-    async def assign(self, generation: int, states: States, ends: Mapping[Partition, int]) -> None:
-        """Begin with the partitions of a new generation."""
+    async def assign(
+        self,
+        generation: int,
+        states: States,
+        ends: Mapping[Partition, int],
+        starts: Mapping[Partition, int] = MappingProxyType({}),
+    ) -> None:
+        """Begin with the partitions of a new generation.
+
+        Args:
+            generation: Of the group.
+            states: Their records.
+            ends: Partition -> offset of the next message that will be written to it.
+            starts: Partition -> offset of the first message that is not acknowledged.
+        """
         async with self._busy:
             await self._forget()
             turn = self._turn
@@ -214,6 +250,7 @@ class Delivery:
             if turn != self._turn:
                 return  # taken away again meanwhile
             self._ledger.begin(generation)
+            self._turns.begin(starts)
             self._suspect = False
             self.ready = True
             self._cut_at_s = self.checkpointed_s = time.monotonic()

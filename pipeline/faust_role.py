@@ -48,6 +48,7 @@ POLL_MESSAGES: Final = 64
 REVOKE_S: Final = 2.5
 STOP_S: Final = 4.0
 LOOK_S: Final = 2.0
+AGAIN_S: Final = 0.5
 # What Kafka said is believed for this long.
 FRESH_S: Final = 3 * LOOK_S
 
@@ -98,6 +99,10 @@ def _credentials(access: Access) -> Any:
             ssl_context=context,
         )
     return None if context is None else faust.SSLCredentials(context=context)
+
+
+def _by_partition(offsets: Mapping[TP, int]) -> dict[Partition, int]:
+    return {Partition(tp.topic, tp.partition): offset for tp, offset in offsets.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,14 +194,36 @@ class FaustRole:
     async def _assigned(self, _app: Any, *_arguments: Any, **_named: Any) -> None:
         generation = self.app.consumer_generation_id
         ours = {tp for tp in self.app.consumer.assignment() if tp.topic in self._topics}
-        ends = await self.app.consumer.highwaters(*ours) if ours else {}
+        found = await self._ends_and_starts(generation, ours)
+        if found is None:
+            return  # taken away again meanwhile
+        self._ends, starts = found
         self.assigned = frozenset(Partition(tp.topic, tp.partition) for tp in ours)
         states = _OurStates(self._table, frozenset(tp.partition for tp in ours))
-        self._ends = {Partition(tp.topic, tp.partition): end for tp, end in ends.items()}
-        await self.delivery.assign(generation, states, self._ends)
+        await self.delivery.assign(generation, states, self._ends, starts)
         self._metrics.assigned_partitions.set(len(ours))
         numbers = ", ".join(str(n) for n in sorted(states.numbers))
         log.info("%s: partitions %s are ours", self.role, numbers or "none")
+
+    async def _ends_and_starts(
+        self, generation: int, ours: set[TP]
+    ) -> tuple[dict[Partition, int], dict[Partition, int]] | None:
+        """Where our partitions end, and where we begin; None where they are ours no more."""
+        if not ours:
+            return {}, {}
+        consumer: Any = self.app.consumer  # its interface leaves the committed offsets out
+        while generation == self.app.consumer_generation_id and not self.app.should_stop:
+            try:
+                ends = await consumer.highwaters(*ours)
+                first = await consumer.earliest_offsets(*ours)
+                committed = await consumer.seek_to_committed()
+            except (TimeoutError, KafkaError, OSError, AssertionError) as error:
+                log.debug("%s: Kafka does not say where we begin: %r", self.role, error)
+                await asyncio.sleep(AGAIN_S)
+                continue
+            starts = {tp: max(first.get(tp) or 0, committed.get(tp) or 0) for tp in ours}
+            return _by_partition(ends), _by_partition(starts)
+        return None
 
     # What `Delivery` asks of Kafka.
 
@@ -220,6 +247,15 @@ class FaustRole:
     def stored(self, write: StateWrite) -> None:
         """A state record is on the changelog."""
         self._table.put(write.key, write.value, write.partition)
+
+    async def seek(self, partition: Partition, offset: int) -> None:
+        """Read a partition again from this offset; never raises."""
+        log.info("%s: reading %s/%d again from %d", self.role, *partition, offset)
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await self.app.consumer.seek_wait({TP(*partition): offset})
+        except (TimeoutError, KafkaError, OSError, AssertionError) as error:
+            log.debug("%s: could not: %r", self.role, error)
 
     async def commit(self, offsets: Mapping[Partition, int]) -> bool:
         """Commit the offsets of the next messages; False where the partitions are not ours."""
@@ -275,6 +311,7 @@ class FaustRole:
         self._ends = {Partition(*tp): end for tp, end in ends.items()}
         self._fetched = {p: offset for p, offset in fetched.items() if offset is not None}
         self._looked_s = time.monotonic()
+        await self.delivery.go_on(self._ends)
         for partition in self.assigned:
             end = self._ends.get(partition, 0)
             behind = max(
