@@ -13,11 +13,14 @@ from connectors.kafka_records import partition_of
 from embedded_truth import truth
 from pipeline import simulate
 from pipeline.fleet import parse_fleet
+from pipeline.records import Header, key_of, write_record
 from pipeline.settings import load
+from pipeline.state import pack
+from pipeline.topics import state_topic
 from pipeline.wire import REASONS, encode
 from poison_cases import large, one_of_each
 from test_worker import assert_same
-from worker_cases import Plant
+from worker_cases import Plant, wait_for
 
 ROUNDS = 92
 LARGE_ROUNDS = 8
@@ -153,3 +156,131 @@ def test_poison_is_told_by_reason_and_touches_no_healthy_window(plant, tmp_path)
     assert any(t.after == "alarm" for t in expected[1].values())
     assert_same(plant, expected)
     assert worker.end() == 0
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """A fleet file that names half of the sensors of the simulated plant."""
+    simulated = simulate.plant(6, sensors=8, hours=0.1, every_s=10.0, faults=False)
+    known = simulate.plant(6, sensors=4, hours=0.1, every_s=10.0)
+    path = tmp_path / "fleet.yaml"
+    path.write_text(known.fleet_yaml, encoding="utf-8")
+    return path, {s.sensor_id for s in known.sensors}, list(simulated.chunks())
+
+
+def sensors_of(plant, measurement):
+    return {row["sensor"] for row in plant.points(measurement)}
+
+
+def test_sensors_that_no_fleet_file_names_are_treated_as_set(plant, fleet):
+    path, named, chunks = fleet
+    every = {chunk.sensor_id for chunk in chunks}
+    assert len(named) == 4 < len(every)
+    plant.send(chunks)
+    topic = plant.conf.kafka.signals[0]
+    found = {}
+    for setting in ("refuse", "quarantine", "accept"):
+        plant.environment["ECHOWATCH_KAFKA__GROUP"] = f"{plant.name}-{setting}"
+        bucket = plant.influx.new_bucket(f"{plant.name}-{setting}")
+        plant.environment["ECHOWATCH_INFLUX__BUCKET"] = plant.bucket = bucket
+        plant.conf = load(plant.environment)
+        worker = plant.start(
+            "--fleet", str(path), role="signals", ECHOWATCH_WORKER__UNKNOWN_SENSORS=setting
+        )
+        wait_for(lambda: plant.done("signals", topic), f"all signals, {setting}")
+        refused = worker.metric("echowatch_dead_letters_total", reason="unknown_sensor")
+        assert worker.end() == 0
+        found[setting] = (
+            sensors_of(plant, "sensor_health"),
+            sensors_of(plant, "quarantine_sensor_health"),
+            refused,
+        )
+    strangers = sum(chunk.sensor_id not in named for chunk in chunks)
+    shared = found["quarantine"][1]
+    assert found == {
+        "refuse": (named, set(), strangers),
+        "quarantine": (named, shared, 0),
+        "accept": (every, set(), 0),
+    }
+    assert len(shared) == 1
+    assert not shared & every
+    letters = [r for r in plant.letters() if r["reason"] == b"unknown_sensor"]
+    assert len(letters) == strangers
+
+
+def test_more_sensors_than_allowed_are_refused_and_the_first_go_on(plant):
+    chunks = list(simulate.plant(6, sensors=8, hours=0.05, every_s=10.0).chunks())
+    worker = plant.start(role="signals", ECHOWATCH_WORKER__MAX_SENSORS="5")
+    plant.send(chunks)
+    topic = plant.conf.kafka.signals[0]
+    wait_for(lambda: plant.done("signals", topic), "all signals")
+    assert worker.metric("echowatch_sensors", role="signals") == 5
+    taken = sensors_of(plant, "sensor_health")
+    assert len(taken) == 5
+    refused = Counter(letter["reason"] for letter in plant.letters())
+    strangers = sum(chunk.sensor_id not in taken for chunk in chunks)
+    assert refused == {b"too_many_sensors": strangers}
+
+
+BROKEN = (
+    b"no record at all",
+    b'{"version": 99}\nfrom a later version',
+    write_record(Header(), b"a damaged body"),
+    write_record(Header(), pack({"version": 1})),
+)
+
+
+def with_state(plant, number, key, value):
+    """A worker of a group of its own, whose changelog holds a record that no worker wrote."""
+    plant.environment["ECHOWATCH_KAFKA__GROUP"] = f"{plant.name}-{number}"
+    topic = state_topic(load(plant.environment).kafka, "signals")
+    config = {"num_partitions": plant.partitions, "replication_factor": 1}
+    plant.admin.create_topics({topic: config | {"configs": {"cleanup.policy": "compact"}}})
+    home = partition_of(key.partition(b"|")[2], plant.partitions)
+    with closing(KafkaProducer(bootstrap_servers=plant.kafka.bootstrap)) as producer:
+        producer.send(topic, value=value, key=key, partition=home).get(30)
+    return plant.start(role="signals")
+
+
+def test_a_state_that_cannot_be_used_ends_the_worker_and_acknowledges_nothing(plant):
+    chunks = list(simulate.plant(6, sensors=1, hours=0.1).chunks())
+    sensor = chunks[0].sensor_id
+    plant.send(chunks)
+    key = key_of("live", sensor)
+    workers = [with_state(plant, number, key, value) for number, value in enumerate(BROKEN)]
+    for number, worker in enumerate(workers):
+        plant.environment["ECHOWATCH_KAFKA__GROUP"] = f"{plant.name}-{number}"
+        plant.conf = load(plant.environment)
+        assert_ends_unacknowledged(plant, worker, sensor)
+
+
+def assert_ends_unacknowledged(plant, worker, sensor, before=None):
+    """Exit code 1, one line that names the sensor and what to do; every message is left."""
+    assert worker.process.wait(60) == 1, worker.text
+    errors = [line for line in worker.text.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, worker.text
+    assert sensor in errors[0]
+    assert "echowatch rewind --to earliest" in errors[0]
+    assert "Traceback" not in worker.text
+    assert plant.committed("signals", plant.conf.kafka.signals[0]) == (before or {})
+
+
+def test_a_state_of_another_model_ends_the_worker_and_acknowledges_nothing(plant):
+    chunks = list(simulate.plant(6, sensors=1, hours=0.2).chunks())
+    plant.send(chunks[:60])
+    worker, topic = plant.start(role="signals"), plant.conf.kafka.signals[0]
+    wait_for(lambda: plant.done("signals", topic), "all signals")
+    assert worker.end() == 0
+    before = plant.committed("signals", topic)
+    plant.send(chunks[60:])
+    other = plant.start("--model", "tiny", role="signals")
+    assert_ends_unacknowledged(plant, other, chunks[0].sensor_id, before)
+    again = plant.start(role="signals")
+    wait_for(lambda: plant.done("signals", topic), "all signals")
+    assert again.end() == 0
+    assert_same_windows(plant, chunks)
+
+
+def assert_same_windows(plant, chunks):
+    expected = truth(chunks, load(plant.environment))[0]
+    assert {(r["sensor"], r["time"]) for r in plant.points("sensor_health")} == set(expected)
