@@ -140,7 +140,8 @@ class Soak:
         self.feeder.start()
         steps = list(self.plan.steps)
         self.random.shuffle(steps)
-        for step in steps:
+        for number, step in enumerate(steps, start=1):
+            self.feeder.ahead = 0.9 * number / len(steps)
             time.sleep(self.random.uniform(0.5, 3.0))
             self.say(step)
             getattr(self, step)()
@@ -148,7 +149,7 @@ class Soak:
             if self.crew.restore(self.plan.workers):
                 self.say("started anew")
             self.crew.wait_ready()
-        if self.feeder.share >= 1.0:
+        if not self.feeder.is_alive():
             self.wrong.append("the stream ended before the disturbances: raise `seconds`")
         self.say("all done; sending the rest")
 

@@ -34,6 +34,7 @@ from worker_cases import wait_for
 CAPTURE_S = 0.25
 EVERY_S = 10.0
 BATCH = 64
+SLOW = 5.0
 COMPARED = ("sensor_health", "vib_features", "drift")
 OURS = re.compile(r"signals: (?:partitions ([0-9, none]+) are ours|\d+ partitions (given back))")
 
@@ -106,13 +107,14 @@ class Feeder(threading.Thread):
 
     Attributes:
         sent: Chunks handed over.
+        ahead: Share of the stream from which on it goes slowly, lest it end before its time.
         hurry: Set it to send the rest as fast as Kafka takes it.
     """
 
     def __init__(self, plant, stream, seconds):
         super().__init__(name="feeder", daemon=True)
         self._plant, self._stream, self._seconds = plant, stream, seconds
-        self.sent, self.failure = 0, None
+        self.sent, self.failure, self.ahead = 0, None, 1.0
         self.hurry = threading.Event()
 
     def run(self):
@@ -122,14 +124,14 @@ class Feeder(threading.Thread):
             self.failure = error
 
     def _feed(self):
-        began_s, number = time.monotonic(), self._stream.number
+        due_s, pause_s = time.monotonic(), self._seconds / self._stream.number
         with closing(
             ChunkProducer(
                 self._plant.access, self._plant.conf.kafka.signals[0], acked=lambda *_: None
             )
         ) as producer:
             for chunk in self._stream.chunks:
-                due_s = began_s + self._seconds * self.sent / number
+                due_s += pause_s * (SLOW if self.share > self.ahead else 1.0)
                 self.hurry.wait(max(0.0, due_s - time.monotonic()))
                 self.sent += 1
                 producer.send(self.sent, chunk)
