@@ -61,14 +61,16 @@ class CaseStage:
             if kind != "case" or value is None:
                 continue
             try:
-                header, state = read_header(value), unpack(read_body(value))
+                header, body = read_header(value), read_body(value)
+                state = unpack(body) if body else None  # a rewind leaves nothing but the epoch
             except ValueError as error:
                 raise unusable(key, error) from error
             topic = self._settings.kafka.transitions
             end = ends.get(Partition(topic, number))
             if end is not None and header.positions.get(topic, -1) >= end:
                 header = Header(epoch=header.epoch)  # the topic was deleted and made anew
-            self._book.import_asset(asset, state)
+            if state is not None:
+                self._book.import_asset(asset, state)
             self._headers[asset] = header
             self._homes[asset] = number
 

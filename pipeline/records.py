@@ -90,7 +90,7 @@ def read_header(value: bytes) -> Header:
 
 
 def read_body(value: bytes) -> bytes:
-    """Packed state of a record."""
+    """Packed state of a record; empty where a rewind has forgotten it, which only time outranks."""
     return value.partition(b"\n")[2]
 
 

@@ -91,7 +91,7 @@ def plan(
     writes: list[Record] = []
     if changelog in existing:
         with closing(read_topic(access, changelog)) as log:
-            wanted = _tombstones(log, FORGOTTEN[role]) if forget else _heard_nothing(log, kafka)
+            wanted = _forgotten(log, FORGOTTEN[role]) if forget else _heard_nothing(log, kafka)
             writes += wanted
     beyond = to_ms is not None and all(offset is None for offset in found.values())
     return Rewind(name, moves, beyond, changelog, tuple(writes), forget)
@@ -155,21 +155,39 @@ def _heard_nothing(records: Iterable[Record], kafka: Kafka) -> Iterable[Record]:
         said = {topic: at for topic, at in old.positions.items() if topic == kafka.commands}
         # What was promised of orders, and which baseline is meant, holds still.
         header = replace(old, positions=said, epoch=old.epoch + 1, deadline_ns=0, heard_ns=0)
+        body = read_body(value)
         try:
-            body = pack(rewound(unpack(read_body(value))))
+            body = pack(rewound(unpack(body))) if body else body
         except ValueError as error:
             raise _damaged(key, error) from error
         yield Record(partition, -1, key, write_record(header, body))
 
 
-def _tombstones(records: Iterable[Record], kinds: Iterable[str]) -> Iterable[Record]:
-    present: dict[tuple[int, bytes], bool] = {}
+def _forgotten(records: Iterable[Record], kinds: Iterable[str]) -> Iterable[Record]:
+    """Records that know nothing, but outrank what a frozen worker may still write."""
+    epochs: dict[tuple[int, bytes], int | None] = {}
     for record in records:
-        if record.key is not None and name_of(record.key)[0] in kinds:
-            present[record.partition or 0, record.key] = record.value is not None
-    for (partition, key), there in present.items():
-        if there:
-            yield Record(partition, -1, key, None)
+        if record.key is None or name_of(record.key)[0] not in kinds:
+            continue
+        place = (record.partition or 0, record.key)
+        if record.value is None:
+            epochs[place] = None
+        else:
+            epochs[place] = max(epochs.get(place) or 0, _epoch(record.value))
+    for (partition, key), epoch in epochs.items():
+        if epoch is None:
+            continue
+        yield Record(partition, -1, key, None)
+        if name_of(key)[0] != "base":
+            yield Record(partition, -1, key, write_record(Header(epoch=epoch + 1), b""))
+
+
+def _epoch(value: bytes) -> int:
+    """Of a record; 0 of a damaged one, which is being forgotten."""
+    try:
+        return read_header(value).epoch
+    except ValueError:
+        return 0
 
 
 def _header(key: bytes, value: bytes) -> Header:

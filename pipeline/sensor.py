@@ -108,10 +108,6 @@ class SensorMonitor:
         """Whether `export_baseline` is due before the next `export_live`."""
         return self._reference.changed
 
-    @baseline_changed.setter
-    def baseline_changed(self, changed: bool) -> None:
-        """Exporting says it all."""
-
     def cut(self, chunk: SensorChunk) -> list[Window | StreamEvent]:
         """Take a chunk; give the windows it completes and what happened to the stream, in order."""
         items: list[Window | StreamEvent] = []

@@ -119,7 +119,6 @@ class SensorRecords:
             sensor.import_state(live, self._body(key_of("base", sensor.sensor_id, base)))
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise unusable(key, error) from error
-        sensor.baseline_changed = False
         return True
 
     def write(
@@ -157,7 +156,6 @@ class SensorRecords:
         body = write_record(header, pack(sensor.export_baseline()))
         key = key_of("base", sensor.sensor_id, known.base)
         written.append(StateWrite(known.partition, key, body, first=True))
-        sensor.baseline_changed = False
         return header
 
     def dead(self) -> list[StateWrite]:
@@ -172,7 +170,8 @@ class SensorRecords:
 
     def _body(self, key: bytes) -> State | None:
         value = self._states.get(key)
-        return None if value is None else unpack(read_body(value))
+        body = b"" if value is None else read_body(value)
+        return unpack(body) if body else None
 
 
 def _header(key: bytes, value: bytes) -> Header:

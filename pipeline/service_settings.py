@@ -3,6 +3,7 @@
 Secrets are given as a variable or, better, as a file that holds nothing else; they are never shown.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -94,6 +95,10 @@ class Kafka(Group):
             raise ValueError("PLAIN sends the password itself: use it with SASL_SSL only")
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file go together")
+        try:
+            re.compile(self.signals_pattern or "")
+        except re.error as error:
+            raise ValueError(f"signals_pattern is no regular expression: {error}") from error
         if not self.bootstrap:
             raise ValueError("bootstrap needs at least one host:port")
         return self

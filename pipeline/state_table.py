@@ -17,6 +17,7 @@ from yarl import URL
 
 from pipeline.records import read_header
 from pipeline.state import StateError
+from pipeline.topics import state_config
 
 
 class RecordStore(memory.Store[bytes, bytes]):
@@ -99,16 +100,6 @@ def add_table(app: faust.App, *, partitions: int) -> StateTable:
             key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
         ),
         partitions=partitions,
-        extra_topic_configs=CHANGELOG,
+        extra_topic_configs=state_config(),
     )
     return cast("StateTable", app.tables.add(table))
-
-
-CHANGELOG = {
-    "cleanup.policy": "compact",
-    "max.message.bytes": str(16 << 20),
-    "segment.bytes": str(64 << 20),
-    "segment.ms": "600000",
-    "min.cleanable.dirty.ratio": "0.2",
-    "min.compaction.lag.ms": "3600000",
-}

@@ -82,7 +82,7 @@ def specs(kafka: Kafka) -> tuple[TopicSpec, ...]:
         (kafka.alarms, "alarms", compact),
         (kafka.commands, "commands", said),
         (kafka.dead_letters, "dead-letters", _kept(DEAD_LETTER_DAYS, DEAD_LETTER_BYTES)),
-        *((state_topic(kafka, role), "state", _state()) for role in ROLES),
+        *((state_topic(kafka, role), "state", state_config()) for role in ROLES),
     ]
     return tuple(_spec(kafka, name, kind, config) for name, kind, config in named)
 
@@ -102,7 +102,8 @@ def _kept(days: int, max_bytes: int = MESSAGE_BYTES) -> dict[str, str]:
     }
 
 
-def _state() -> dict[str, str]:
+def state_config() -> dict[str, str]:
+    """Kafka's settings of a changelog."""
     return {
         "cleanup.policy": "compact",
         "max.message.bytes": str(STATE_BYTES),

@@ -382,9 +382,11 @@ def test_relearning_forgets_baselines_where_they_lie(plant):
     plant.put(plant.state, *[(1, key, record) for key in keys], (1, keys[2], None))
     assert call("rewind", "--to", "earliest", "--relearn", "--yes") == 0
     records = list(read_topic(plant.access, plant.state))
+    forgotten = write_record(Header(epoch=1), b"")
     assert [(r.partition, r.key, r.value) for r in records[4:]] == [
-        (1, keys[0], None), (1, keys[1], None),
+        (1, keys[0], None), (1, keys[0], forgotten), (1, keys[1], None),
     ]  # fmt: skip
+    assert Header(epoch=1).rank > Header(positions={"signals": 10**9}).rank
 
 
 def test_cases_are_made_anew(plant):
@@ -394,7 +396,8 @@ def test_cases_are_made_anew(plant):
     plant.put(changelog, (0, key_of("case", "pump"), write_record(Header(), pack({}))))
     plant.commit({(topic, 0): 6}, "cases")
     assert call("rewind", "--to", iso(2), "--role", "cases", "--yes") == 0
-    assert plant.kept(changelog) == {(0, key_of("case", "pump")): None}
+    forgotten = write_record(Header(epoch=1), b"")
+    assert plant.kept(changelog) == {(0, key_of("case", "pump")): forgotten}
     assert plant.group("cases").committed == {(topic, 0): 2, (topic, 1): 0}
 
 
