@@ -2,20 +2,41 @@
 
 import logging
 import re
+import ssl
 from collections.abc import Collection, Mapping
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     AuthenticationFailedError,
-    KafkaConnectionError,
     KafkaError,
-    NoBrokersAvailable,
     SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
 )
 
 from connectors.kafka_access import Access, AccessError
 
 log = logging.getLogger(__name__)
+
+
+# What waiting does not mend.
+FINAL = (
+    AuthenticationFailedError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+    ssl.SSLCertVerificationError,
+)
+
+
+class _Refusal(logging.Handler):
+    """Remembers why a broker was not reached: the client only says that to its log."""
+
+    error: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        given = record.args if isinstance(record.args, tuple) else ()
+        for argument in given:
+            if isinstance(argument, FINAL):
+                self.error = argument
 
 
 class TopicWatch:
@@ -44,13 +65,15 @@ class TopicWatch:
         except re.error as error:
             raise AccessError(f"signals_pattern {pattern!r} is no expression: {error}") from error
 
+        self._refusal = _Refusal()
+
     async def look(self) -> Mapping[str, int] | None:
         """Topic -> number of partitions of those that exist; None where no broker answers.
 
         Raises:
             AccessError: where the broker refuses us.
         """
-        access = self._access
+        access, self._refusal.error = self._access, None
         client = AIOKafkaClient(
             bootstrap_servers=list(access.bootstrap),
             security_protocol=access.security,
@@ -60,6 +83,7 @@ class TopicWatch:
             sasl_plain_password=access.password,
             request_timeout_ms=5000,
         )
+        logging.getLogger("aiokafka").addHandler(self._refusal)
         try:
             await client.bootstrap()
             cluster = await client.fetch_all_metadata()
@@ -68,14 +92,16 @@ class TopicWatch:
                 for name in cluster.topics(exclude_internal_topics=True)
                 if self._wanted(name)
             }
-        except (AuthenticationFailedError, SaslAuthenticationFailed) as error:
-            raise AccessError(
-                f"Kafka at {', '.join(access.bootstrap)} refuses user {access.username!r}: {error}"
-            ) from error
-        except (KafkaConnectionError, NoBrokersAvailable, KafkaError, OSError) as error:
+        except (KafkaError, OSError) as error:
+            refused = error if isinstance(error, FINAL) else self._refusal.error
+            if refused is not None:
+                who = f"user {access.username!r}" if access.authenticated else "us"
+                at = ", ".join(access.bootstrap)
+                raise AccessError(f"no way in to Kafka at {at} for {who}: {refused}") from error
             log.debug("no broker answers: %r", error)
             return None
         finally:
+            logging.getLogger("aiokafka").removeHandler(self._refusal)
             await client.close()
 
     def _wanted(self, name: str) -> bool:

@@ -12,6 +12,7 @@ import signal
 import time
 from contextlib import suppress
 
+from connectors.influx import InfluxWriter
 from pipeline import __version__
 from pipeline.case_stage import CaseStage
 from pipeline.endpoints import Endpoints, Verdict
@@ -100,10 +101,14 @@ class Worker:
         finally:
             reporting.cancel()
             await asyncio.gather(reporting, return_exceptions=True)
-            for runner in self.runners:
-                await loop.run_in_executor(None, runner.sink.close, SINK_CLOSE_S)
+            await asyncio.gather(*(self._close(runner.sink) for runner in self.runners))
             if endpoints is not None:
                 await endpoints.stop()
+
+    async def _close(self, sink: InfluxWriter) -> None:
+        """Let our own last numbers out; a store that is away now is not waited for once more."""
+        patience_s = SINK_CLOSE_S if sink.stats.failing_since is None else 0.0
+        await asyncio.get_running_loop().run_in_executor(None, sink.close, patience_s)
 
     async def _serve(self) -> Endpoints | None:
         worker = self._settings.worker
