@@ -12,9 +12,13 @@ from kafka import KafkaProducer
 from connectors.kafka_records import partition_of
 from embedded_truth import truth
 from pipeline import simulate
-from pipeline.fleet import parse_fleet
+from pipeline.commands import load_engine
+from pipeline.fleet import Fleet, parse_fleet
+from pipeline.metrics import Metrics
 from pipeline.records import Header, key_of, write_record
 from pipeline.settings import load
+from pipeline.signal_stage import SignalStage
+from pipeline.stage import Partition, Received
 from pipeline.state import pack
 from pipeline.topics import state_topic
 from pipeline.wire import REASONS, encode
@@ -284,3 +288,56 @@ def test_a_state_of_another_model_ends_the_worker_and_acknowledges_nothing(plant
 def assert_same_windows(plant, chunks):
     expected = truth(chunks, load(plant.environment))[0]
     assert {(r["sensor"], r["time"]) for r in plant.points("sensor_health")} == set(expected)
+
+
+class Refusing:
+    """An encoder that cannot take one window, however it comes."""
+
+    def __init__(self, encoder, number):
+        self._encoder, self._number = encoder, number
+        self._seen = 0
+        self._target = None
+        self.calls = []
+
+    def __getattr__(self, name):
+        return getattr(self._encoder, name)
+
+    def embed(self, samples, *others):
+        whole = [window.tobytes() for window in samples]
+        self._seen += len(whole)
+        if self._target is None and self._seen >= self._number:
+            self._target = whole[0]
+        if self._target in whole:
+            self.calls.append(len(whole))
+            raise RuntimeError("no kernel for this window")
+        return self._encoder.embed(samples, *others)
+
+
+class NoStates:
+    def get(self, key):  # noqa: ARG002  (a protocol)
+        return None
+
+    def keys(self):
+        return iter(())
+
+
+def test_a_window_that_the_encoder_cannot_take_is_tried_alone_once_and_told():
+    settings = load({"ECHOWATCH_PROFILE": "accelerated"})
+    encoder = Refusing(load_engine(settings), 150)
+    stage = SignalStage(settings, Fleet(), encoder, metrics=Metrics("signals"))
+    stage.assign(NoStates(), {})
+    chunks = list(simulate.plant(6, sensors=4, hours=0.15, every_s=10.0, faults=False).chunks())
+    received = [
+        Received(Partition("sensors.signals", 0), offset, b"", encode(chunk), {})
+        for offset, chunk in enumerate(chunks)
+    ]
+    outcomes = [stage.take(received[i : i + 40]) for i in range(0, len(received), 40)]
+    expected = truth(chunks, settings)[0]
+    assert sum(outcome.windows for outcome in outcomes) == len(expected)
+    letters = [m for o in outcomes for m in o.messages if m.headers.get("reason")]
+    assert [letter.headers["reason"] for letter in letters] == [b"encoder_failed"]
+    (letter,) = letters
+    assert (letter.key.decode(), int(letter.headers["window_end_ns"])) in expected
+    together, alone = encoder.calls
+    assert together > 1
+    assert alone == 1
