@@ -51,7 +51,7 @@ class Log:
     """A broker that keeps everything in memory."""
 
     def __init__(self):
-        self.sent, self.commits = [], []
+        self.sent, self.commits, self.sought = [], [], []
 
     async def send(self, message):
         self.sent.append((message.topic, message.value))
@@ -67,6 +67,9 @@ class Log:
 
     def stored(self, write):
         pass
+
+    async def seek(self, partition, offset):
+        self.sought.append((partition, offset))
 
     async def commit(self, offsets):
         self.commits.append(dict(offsets))
@@ -156,3 +159,20 @@ def test_a_stage_that_never_ends_keeps_nobody_waiting():
     assert not ended
     assert log.sent == []
     assert log.commits == []
+
+
+def test_after_a_gap_a_partition_is_read_again_from_where_it_must_go_on():
+    async def story():
+        log = Log()
+        delivery, running = await begun(Hearing(), log)
+        await delivery.assign(GENERATION, {}, {}, {SIGNALS: 7})
+        await admit(delivery, 8, 7, 8)
+        await settled(lambda: delivery.done == 2)
+        await delivery.close(5.0)
+        await asyncio.wait([running], timeout=10)
+        return log
+
+    log = asyncio.run(story())
+    assert log.sought == [(SIGNALS, 7)]
+    assert log.sent[-1] == ("state", b"[7, 8]")
+    assert log.commits == [{SIGNALS: 9}]
