@@ -12,62 +12,26 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.ledger import Ledger
-from pipeline.messages import Point
 from pipeline.metrics import Metrics
+from pipeline.outbox import Broker, Outbox, Sink
 from pipeline.stage import Outcome, Outgoing, Partition, Received, Stage, States, StateWrite
 from pipeline.turns import Turns
-from pipeline.watchdog import awake_and_asleep_s
+from pipeline.watchdog import Standing
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+TICK_NS = round(TICK_S * 1e9)
 # Of one message: headers, key and Python's own.
 OVERHEAD_BYTES = 1024
-
-
-class Sink(Protocol):
-    """Where points go; a put never blocks."""
-
-    @property
-    def confirmed(self) -> int:
-        """Every put up to this ticket is stored."""
-
-    @property
-    def pending_bytes(self) -> int:
-        """What waits."""
-
-    def put(self, points: Iterable[Point]) -> int:
-        """Take points; give a ticket."""
-
-
-class Broker(Protocol):
-    """What a delivery asks of Kafka."""
-
-    async def send(self, message: Outgoing) -> Awaitable[Any]:
-        """Queue one message; the awaitable ends when the broker has it, on all replicas."""
-
-    def caught_up(self) -> bool:
-        """Whether Kafka has answered just now that nothing waits to be read."""
-
-    def transient(self, error: BaseException) -> bool:
-        """Whether sending again may help."""
-
-    def stored(self, write: StateWrite) -> None:
-        """A state record is on the changelog."""
-
-    async def seek(self, partition: Partition, offset: int) -> None:
-        """Read a partition again from this offset; never raises."""
-
-    async def commit(self, offsets: Mapping[Partition, int]) -> bool:
-        """Commit the offsets of the next messages; False where the partitions are not ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +56,12 @@ class Delivery:
         state_topic: Changelog of the state records.
         metrics: Of this role.
         checkpoint_s: Seconds between checkpoints.
-        trust_s: Standing still for longer puts our place in the group in doubt.
+        trust_s: See `pipeline.watchdog.Standing`.
         max_bytes, max_messages: Read but not acknowledged; at these reading stops.
         cost: Message -> its share of a micro-batch; a batch ends at 1.
+
+    Attributes:
+        standing: Whether our place in the group is beyond doubt; to be told that we are awake.
     """
 
     def __init__(
@@ -114,7 +81,6 @@ class Delivery:
         self._stage = stage
         self._sink = sink
         self._broker = broker
-        self._state_topic = state_topic
         self._metrics = metrics
         self._checkpoint_s = checkpoint_s
         self._cost = cost
@@ -125,7 +91,7 @@ class Delivery:
         self._busy = asyncio.Lock()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
-        self._settled = asyncio.Event()
+        self._outbox = Outbox(sink, broker, state_topic)
         self._turns = Turns()
         self._upto: dict[Partition, int] = {}
         self.read: dict[Partition, int] = {}
@@ -137,9 +103,7 @@ class Delivery:
         self._cut_at_s = time.monotonic()
         self._dirty = False
         self.ready = False
-        self._suspect = False
-        self._trust_s = trust_s
-        self._beat_s = awake_and_asleep_s()
+        self.standing = Standing(trust_s)
         self._closing = False
         self._in_hand = 0
         self._lost: Exception | None = None
@@ -251,31 +215,18 @@ class Delivery:
                 return  # taken away again meanwhile
             self._ledger.begin(generation)
             self._turns.begin(starts)
-            self._suspect = False
+            self.standing.trust()
             self.ready = True
             self._cut_at_s = self.checkpointed_s = time.monotonic()
-
-    def beat(self) -> None:
-        """We are awake; to be called several times per `trust_s`.
-
-        After standing still for longer we ask Kafka whether our partitions are still ours before
-        anything is written.
-        """
-        self._suspect = self._suspect or self._stood_still
-        self._beat_s = awake_and_asleep_s()
-
-    @property
-    def _stood_still(self) -> bool:
-        return awake_and_asleep_s() - self._beat_s > self._trust_s
 
     def refused(self, letter: Outgoing) -> None:
         """The sink has set something aside; to be called in the event loop."""
         if self.ready:
-            self._sent.append(asyncio.ensure_future(self._send(letter)))
+            self._sent.append(asyncio.ensure_future(self._outbox.send(letter)))
 
     def progress(self) -> None:
         """The sink has confirmed more; to be called in the event loop."""
-        self._settled.set()
+        self._outbox.settled()
         self._room.set()
 
     async def run(self) -> None:
@@ -314,10 +265,10 @@ class Delivery:
         outcome: Outcome
         if batch := self._drain():
             self._in_hand = len(batch)
-            outcome = await self._in_thread(self._take, batch)
+            outcome = await self._in_thread(self._do, self._stage.take, batch)
             self._in_hand = 0
         elif self._broker.caught_up():
-            outcome = await self._in_thread(self._tick)
+            outcome = await self._in_thread(self._do, self._stage.tick, TICK_NS)
         else:
             return
         if generation != self._ledger.generation:
@@ -330,20 +281,12 @@ class Delivery:
         elif self._dirty and time.monotonic() - self._cut_at_s >= self._checkpoint_s:
             await self._cut()
 
-    def _take(self, batch: Sequence[Received]) -> Outcome:
-        outcome = self._stage.take(batch)
-        self._put(outcome)
-        return outcome
-
-    def _tick(self) -> Outcome:
-        outcome = self._stage.tick(round(TICK_S * 1e9))
-        self._put(outcome)
-        return outcome
-
-    def _put(self, outcome: Outcome) -> None:
+    def _do(self, work: Callable[[Any], Outcome], given: Any) -> Outcome:
         """Points are formatted in the stage's thread, not in the event loop."""
+        outcome = work(given)
         if outcome.points:
             self._ticket = self._sink.put(outcome.points)
+        return outcome
 
     def _drain(self) -> list[Received]:
         batch: list[Received] = []
@@ -354,7 +297,9 @@ class Delivery:
         return batch
 
     def _hand_over(self, batch: Sequence[Received], outcome: Outcome) -> None:
-        self._sent += [asyncio.ensure_future(self._send(message)) for message in outcome.messages]
+        self._sent += [
+            asyncio.ensure_future(self._outbox.send(message)) for message in outcome.messages
+        ]
         for message in batch:
             self._upto[message.partition] = message.offset
         self._received_s += [batch[0].received_s] if batch else []
@@ -399,7 +344,7 @@ class Delivery:
 
     async def _finish(self, cut: _Cut) -> None:
         """Wait for the results, write the states, acknowledge."""
-        await self._confirmed(cut.ticket)
+        await self._outbox.confirmed(cut.ticket)
         if cut.sent:
             await asyncio.gather(*cut.sent)
         now_s = time.monotonic()
@@ -408,18 +353,20 @@ class Delivery:
         if not await self._still_ours(cut):
             return
         first = [write for write in cut.states if write.first]
-        await asyncio.gather(*(self._write(write) for write in first))
+        await asyncio.gather(*(self._outbox.write(write) for write in first))
         if not await self._still_ours(cut):
             return
-        await asyncio.gather(*(self._write(write) for write in cut.states if not write.first))
+        await asyncio.gather(
+            *(self._outbox.write(write) for write in cut.states if not write.first)
+        )
         if cut.generation != self._ledger.generation:
             return
-        await self._tell([write.told for write in cut.states if write.told is not None])
+        await self._outbox.tell([write.told for write in cut.states if write.told is not None])
         released = self._ledger.release(cut.generation, cut.upto)
         self.committed |= released
         self._room.set()
         if not await self._broker.commit(released):
-            self._suspect = True
+            self.standing.doubt()
             return
         self.checkpointed_s = time.monotonic()
         self._metrics.checkpoints.inc()
@@ -427,49 +374,13 @@ class Delivery:
     async def _still_ours(self, cut: _Cut) -> bool:
         if cut.generation != self._ledger.generation:
             return False
-        # Whoever wakes up may come here before the next beat.
-        if not (self._suspect or self._stood_still):
+        if not self.standing.doubtful:
             return True
         if await self._broker.commit(self.committed | self._ledger.first()):
-            self._suspect = False
+            self.standing.trust()
             return True
         log.warning("lost our partitions while standing still: threw a checkpoint away")
         return False
-
-    async def _tell(self, told: Sequence[Outcome]) -> None:
-        """Store what had to wait for the states that include it."""
-        points = [point for outcome in told for point in outcome.points]
-        messages = [message for outcome in told for message in outcome.messages]
-        ticket = await self._in_thread(self._sink.put, points) if points else 0
-        await asyncio.gather(*(self._send(message) for message in messages))
-        await self._confirmed(ticket)
-
-    async def _confirmed(self, ticket: int) -> None:
-        while self._sink.confirmed < ticket:
-            self._settled.clear()
-            if self._sink.confirmed < ticket:
-                await self._settled.wait()
-
-    async def _write(self, write: StateWrite) -> None:
-        await self._send(
-            Outgoing(self._state_topic, write.key, write.value, partition=write.partition)
-        )
-        self._broker.stored(write)
-
-    async def _send(self, message: Outgoing) -> None:
-        """Send until the broker has it."""
-        wait_s = 0.1
-        while True:
-            try:
-                await (await self._broker.send(message))
-            except Exception as error:
-                if not self._broker.transient(error):
-                    raise
-                log.debug("sending again: %r", error)
-            else:
-                return
-            await asyncio.sleep(wait_s)
-            wait_s = min(2.0, 2 * wait_s)
 
     async def _finish_all(self) -> None:
         """A last checkpoint of all that was processed."""

@@ -217,7 +217,7 @@ class RoleRunner:
         while not stopping.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), WATCH_S)
-            app.delivery.beat()
+            app.delivery.standing.beat()
             self._check(app, processing, dog)
             now_s = time.monotonic()
             if now_s - looked_s >= 1.0:

@@ -15,6 +15,43 @@ def awake_and_asleep_s() -> float:
     return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
+class Standing:
+    """Whether a process may still hold what it held: not after it stood still for long.
+
+    Others may have taken over its partitions while it was stopped, swapped out, or its machine
+    asleep. Whoever is in doubt asks before it writes.
+
+    Args:
+        trust_s: Standing still for longer is a reason to doubt, s.
+        clock: Seconds; by default one that goes on while the machine sleeps.
+    """
+
+    def __init__(self, trust_s: float, clock: Clock = awake_and_asleep_s) -> None:
+        if not trust_s > 0:
+            raise ValueError(f"trust must be positive, got {trust_s} s")
+        self._trust_s, self._clock = trust_s, clock
+        self._last, self._doubted = clock(), False
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether to ask; true before the first beat after standing still, too."""
+        return self._doubted or self._clock() - self._last > self._trust_s
+
+    def beat(self) -> None:
+        """Say that we are awake, several times per `trust_s`."""
+        self._doubted = self.doubtful
+        self._last = self._clock()
+
+    def doubt(self) -> None:
+        """Something else is a reason to ask."""
+        self._doubted = True
+
+    def trust(self) -> None:
+        """We asked, and what we hold is ours."""
+        self._doubted = False
+        self._last = self._clock()
+
+
 class Watchdog:
     """Notices work that does not advance although messages wait.
 

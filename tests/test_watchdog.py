@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.watchdog import STEP_S, Watchdog, awake_and_asleep_s
+from pipeline.watchdog import STEP_S, Standing, Watchdog, awake_and_asleep_s
 
 # Exact in binary, so that sums are exact.
 STEPS = st.integers(1, 400).map(lambda n: n / 8)
@@ -116,7 +116,27 @@ def test_progress_after_a_stall_takes_it_back():
     assert dog.stalled is None
 
 
+@settings(max_examples=100)
+@given(st.lists(STEPS, min_size=1, max_size=20))
+def test_who_stood_still_too_long_is_in_doubt_until_it_has_asked(steps):
+    clock = Clock()
+    standing = Standing(5.0, clock)
+    doubted = False
+    for step_s in steps:
+        clock.now += step_s
+        doubted = doubted or step_s > 5.0
+        assert standing.doubtful == doubted  # before the next beat already
+        standing.beat()
+        assert standing.doubtful == doubted
+    standing.doubt()
+    assert standing.doubtful
+    standing.trust()
+    assert not standing.doubtful
+
+
 @pytest.mark.parametrize("number", [0.0, -1.0, float("nan")])
 def test_times_must_be_positive(number):
+    with pytest.raises(ValueError, match="trust must be positive"):
+        Standing(number, Clock())
     with pytest.raises(ValueError, match="limit must be positive"):
         Watchdog(number, Clock())
