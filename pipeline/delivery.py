@@ -253,9 +253,7 @@ class Delivery:
                 raise self._lost
             if not self._closing:
                 await self._step()
-        if self._finishing is not None and self._finishing.done():
-            self._finishing.result()
-            self._finishing = None
+        self._finished()
 
     async def _step(self) -> None:
         """One micro-batch or tick, and a cut where it is due."""
@@ -313,7 +311,7 @@ class Delivery:
 
     async def _cut(self) -> None:
         """Begin a checkpoint, unless the one before is still on its way."""
-        if self._finishing is not None and not self._finishing.done():
+        if not self._finished():
             return
         generation = self._ledger.generation
         states = await self._in_thread(self._stage.snapshot)
@@ -329,8 +327,6 @@ class Delivery:
         )
         self._sent, self._received_s, self._dirty = [], [], False
         self._cut_at_s = time.monotonic()
-        if self._finishing is not None:
-            self._finishing.result()
         self._finishing = asyncio.ensure_future(self._finish(cut))
 
     async def _checkpoint(self, generation: int) -> None:
@@ -382,17 +378,34 @@ class Delivery:
         log.warning("lost our partitions while standing still: threw a checkpoint away")
         return False
 
+    def _finished(self) -> bool:
+        """Whether no checkpoint is on its way.
+
+        Raises:
+            Exception: what the last one has failed of; one that was given up has not failed.
+        """
+        if (finishing := self._finishing) is None:
+            return True
+        if not finishing.done():
+            return False
+        self._finishing = None
+        if not finishing.cancelled():
+            finishing.result()
+        return True
+
+    async def _settle(self) -> None:
+        """Wait for the checkpoint that is on its way; giving up waiting does not end it."""
+        if self._finishing is not None:
+            await asyncio.wait([self._finishing])
+        self._finished()
+
     async def _finish_all(self) -> None:
         """A last checkpoint of all that was processed."""
         async with self._busy:
-            if self._finishing is not None:
-                await self._finishing
-                self._finishing = None
+            await self._settle()
             if self._dirty:
                 await self._cut()
-                if self._finishing is not None:
-                    await self._finishing
-                    self._finishing = None
+                await self._settle()
 
     async def close(self, patience_s: float) -> bool:
         """End: process nothing more, checkpoint what was processed, within a time.

@@ -232,7 +232,8 @@ class RoleRunner:
     def _check(self, app: FaustRole, processing: asyncio.Future[None], dog: Watchdog) -> None:
         """Raise where the app cannot go on."""
         if processing.done():
-            error = processing.exception()
+            # Cancelled by nobody: a role that ends without a word would leave half a worker.
+            error = asyncio.CancelledError() if processing.cancelled() else processing.exception()
             if isinstance(error, StateError):
                 raise WorkerFailure(f"{self.role}: {error}") from error
             log.error("%s: this must not happen", self.role, exc_info=error)

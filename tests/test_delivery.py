@@ -76,11 +76,11 @@ class Log:
         return True
 
 
-async def begun(stage, log):
+async def begun(stage, log, store=None):
     """A running delivery without checkpoints but the last."""
     delivery = Delivery(
         stage,
-        Stored(),
+        store or Stored(),
         log,
         state_topic="state",
         metrics=Metrics("signals"),
@@ -176,3 +176,27 @@ def test_after_a_gap_a_partition_is_read_again_from_where_it_must_go_on():
     assert log.sought == [(SIGNALS, 7)]
     assert log.sent[-1] == ("state", b"[7, 8]")
     assert log.commits == [{SIGNALS: 9}]
+
+
+def test_a_checkpoint_that_is_given_up_ends_nothing_but_itself():
+    async def story():
+        log, store = Log(), Stored()
+        store.confirmed = -1  # it has nothing yet
+        delivery, running = await begun(Hearing(), log, store)
+        await admit(delivery, 1)
+        await settled(lambda: delivery.done == 1)
+        leaving = asyncio.ensure_future(delivery.revoke(0.1))
+        await settled(delivery._busy.locked)
+        delivery._wake.set()  # as its tick does once a second
+        await leaving
+        await asyncio.wait([running], timeout=0.05)
+        assert not running.done()
+        store.confirmed = 0
+        await delivery.assign(GENERATION + 1, {}, {}, {SIGNALS: 1})
+        await delivery.admit(Received(SIGNALS, 1, b"", b"x", {}), GENERATION + 1)
+        await settled(lambda: delivery.done == 2)
+        await delivery.close(5.0)
+        await running
+        return log
+
+    assert asyncio.run(story()).commits == [{SIGNALS: 2}]
