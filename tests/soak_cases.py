@@ -12,6 +12,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field
 
+import pytest
 import torch
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
@@ -247,7 +248,14 @@ class Crew:
                 worker.get("/ready")[0] == 200 for worker in self.alive
             )
 
-        wait_for(all_at_work, "workers at work", deadline_s, 0.3)
+        try:
+            wait_for(all_at_work, "workers at work", deadline_s, 0.3)
+        except pytest.fail.Exception as waited:
+            told = [
+                f"{worker.log.name}: {worker.get('/ready')}\n{worker.text[-1500:]}"
+                for worker in self.alive
+            ]
+            raise AssertionError("\n".join([str(waited), *told])) from None
 
     def at_work(self):
         """Those that own partitions."""
