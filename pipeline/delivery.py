@@ -130,6 +130,7 @@ class Delivery:
         """Take a message, as soon as there is room; one of an old generation is dropped."""
         while self.blocked and generation == self._ledger.generation:
             self._room.clear()
+            self._wake.set()  # a checkpoint makes room
             await self._room.wait()
         if generation != self._ledger.generation or not self.ready:
             return
@@ -260,15 +261,13 @@ class Delivery:
         if not self.ready:
             return
         generation = self._ledger.generation
-        outcome: Outcome
+        outcome = Outcome()
         if batch := self._drain():
             self._in_hand = len(batch)
             outcome = await self._in_thread(self._do, self._stage.take, batch)
             self._in_hand = 0
         elif self._broker.caught_up():
             outcome = await self._in_thread(self._do, self._stage.tick, TICK_NS)
-        else:
-            return
         if generation != self._ledger.generation:
             return  # the partitions were taken away meanwhile; their new owner does it again
         self._hand_over(batch, outcome)
@@ -276,8 +275,12 @@ class Delivery:
             self._wake.set()
         if outcome.barrier:
             await self._checkpoint(generation)
-        elif self._dirty and time.monotonic() - self._cut_at_s >= self._checkpoint_s:
+        elif self._dirty and (self.blocked or self._due):
             await self._cut()
+
+    @property
+    def _due(self) -> bool:
+        return time.monotonic() - self._cut_at_s >= self._checkpoint_s
 
     def _do(self, work: Callable[[Any], Outcome], given: Any) -> Outcome:
         """Points are formatted in the stage's thread, not in the event loop."""

@@ -105,6 +105,19 @@ async def settled(condition):
             await asyncio.sleep(0.001)
 
 
+def test_a_full_ledger_makes_room_before_a_checkpoint_is_due():
+    async def story():
+        log = Log()
+        delivery, _ = await begun(Hearing(), log)  # room for 100
+        async with asyncio.timeout(10):
+            await admit(delivery, *range(350))
+        await settled(lambda: delivery.done == 350)
+        await delivery.close(5.0)
+        return log
+
+    assert asyncio.run(story()).commits[-1] == {SIGNALS: 350}
+
+
 def test_a_batch_that_fails_is_in_no_checkpoint():
     async def story():
         log = Log()
