@@ -6,6 +6,7 @@ this one compares what the records know (`pipeline.records.Header.rank`). Values
 written: the table is read by key, never by its own codecs.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from typing import Any, cast
@@ -22,6 +23,8 @@ from pipeline.topics import state_config
 
 class RecordStore(memory.Store[bytes, bytes]):
     """In memory; a record replaces one that knows less. A tombstone replaces all."""
+
+    logger = logging.getLogger("faust.stores")  # its starts and stops are Faust's, not ours
 
     def put(self, key: bytes, value: bytes | None, partition: int) -> None:
         """Take one record, in the order of the log."""
@@ -60,6 +63,8 @@ def _rank(value: bytes) -> tuple[float, int]:
 
 class StateTable(Table[bytes, bytes]):
     """A table of state records, written with `put` once the broker has acknowledged them."""
+
+    logger = logging.getLogger("faust.tables")
 
     def _new_store(self) -> RecordStore:
         return RecordStore(
