@@ -103,7 +103,8 @@ def replay(
     from pipeline.topics import group_of
 
     del to  # there is one
-    kafka = load().kafka
+    settings = load()
+    kafka = settings.kafka
     job = shell.Job(
         paths=paths,
         options=read_options(rate, unit, scale, start, period, on_error, [], console),
@@ -122,6 +123,7 @@ def replay(
         max_lag=max_lag,
         record=resume,
         again=again,
+        future_s=settings.worker.future_s,
     )
     if dry_run:
         found = shell.dry_run(job, _access(kafka), kafka.partitions, console)

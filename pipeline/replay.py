@@ -62,6 +62,7 @@ class Job:
         max_lag: Messages that may wait for the workers, 0 = any number.
         record: File of what was sent, None = `default_path`.
         again: Begin anew, whatever the record says.
+        future_s: Workers refuse what lies further ahead of the clock than this.
     """
 
     paths: Sequence[Path]
@@ -75,6 +76,7 @@ class Job:
     max_lag: int = 20_000
     record: Path | None = None
     again: bool = False
+    future_s: float = float("inf")
 
 
 def replay(job: Job, access: Access, console: Console) -> dict[str, Any]:
@@ -279,7 +281,7 @@ def _send(
             record, lambda: _save(path, record), producer, receipts,
             pacer=Pacer(job.speed, max_gap_s=job.max_gap_s),
             gate=LagGate(job.max_lag, lambda: _lag(view, job.group)),
-            stop=stop, show=show, refuse=_refusal(job), present=present,
+            stop=stop, show=show, refuse=_refusal(job), present=present, future_s=job.future_s,
         )  # fmt: skip
         ended = "interrupted"
         try:

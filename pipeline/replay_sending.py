@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from pipeline.messages import SensorChunk
+from pipeline.messages import NS_PER_S, SensorChunk
 from pipeline.replay_pace import LagGate, Pacer, Rate
-from pipeline.replay_record import Record
+from pipeline.replay_record import Record, ReplayError
 from pipeline.replay_stream import ChunkStream, lap_state
 from pipeline.wire import BadChunk, encode
 
@@ -68,6 +68,7 @@ class Sending:
         show: Takes event time and a note on how it goes.
         refuse: Told of a chunk that breaks the message contract; raises to end the replay.
         present: What an earlier, killed run has stored beyond its record: partition and offset.
+        future_s: Workers refuse what lies further ahead of the clock than this.
     """
 
     def __init__(
@@ -83,18 +84,23 @@ class Sending:
         show: Callable[[int, str], None],
         refuse: Callable[[BadChunk, SensorChunk], None],
         present: Mapping[Identity, tuple[int, int]],
+        future_s: float,
     ) -> None:
         self._record, self._save = record, save
         self._producer, self._receipts = producer, receipts
         self._pacer, self._gate, self._stop, self._show = pacer, gate, stop, show
-        self._refuse, self._present = refuse, present
+        self._refuse, self._present, self._future_s = refuse, present, future_s
         self._rate = Rate()
         self._event_ns = 0
         self._shown = time.monotonic()
         self._saved, self._save_cost = time.monotonic(), 0.0
 
     def run(self, stream: ChunkStream) -> bool:
-        """Send it all; False where a person has ended it before."""
+        """Send it all; False where a person has ended it before.
+
+        Raises:
+            ReplayError: the next chunk lies so far ahead of the clock that workers would refuse it.
+        """
         sent_all = self._all(stream) and self._all_stored()
         if not sent_all:
             self._producer.flush(FLUSH_S)
@@ -135,8 +141,10 @@ class Sending:
             sent.leave_out(number, error.reason)
             return not self._stop()
         known = self._present.get(identity(chunk))
-        if known is None and not self._may_send(chunk.start_ns):
-            return False
+        if known is None:
+            if not self._may_send(chunk.start_ns):
+                return False
+            self._check_time(chunk)
         sent.add(number, chunk, payload)
         if known is None:
             self._producer.send(number, chunk, payload)
@@ -144,6 +152,14 @@ class Sending:
         else:
             sent.stored(number, *known)
         return True
+
+    def _check_time(self, chunk: SensorChunk) -> None:
+        if chunk.end_ns - time.time_ns() > self._future_s * NS_PER_S:
+            raise ReplayError(
+                f"the next chunk of {chunk.sensor_id} is more than {self._future_s:g} s ahead of "
+                "the clock, which workers refuse (ECHOWATCH_WORKER__FUTURE_S): the same command "
+                "goes on from here later; or begin anew with --again and an earlier --shift"
+            )
 
     def _may_send(self, event_ns: int) -> bool:
         """Wait until a chunk may be sent; False where the replay shall end."""

@@ -435,6 +435,24 @@ def test_chunks_that_break_the_contract_end_the_replay_or_are_left_out(broker, p
     assert set(by_sensor(c for _, c in stored(broker, topic))) == {"new"}
 
 
+def test_nothing_is_sent_that_workers_would_refuse_as_future(broker, place, capsys, monkeypatch):
+    topic, logs = new_topic(broker), recordings(place / "logs", seconds=4)
+    command = ("replay", logs, "--topic", topic, *fast("--shift", "now"))
+    monkeypatch.setenv("ECHOWATCH_WORKER__FUTURE_S", "2")
+    assert call(*command) == 1
+    assert "ECHOWATCH_WORKER__FUTURE_S" in capsys.readouterr().err
+    ends_ns = [c.end_ns for _, c in stored(broker, topic)]
+    assert max(ends_ns) <= time.time_ns() + 2 * NS_PER_S
+    assert record_of()[1]["status"] == "interrupted"
+    # As when the command is given again later: it goes on with the rest.
+    monkeypatch.setenv("ECHOWATCH_WORKER__FUTURE_S", "60")
+    assert call(*command) == 0
+    sent = by_sensor(c for _, c in stored(broker, topic))
+    assert {name: len(chunks) for name, chunks in sent.items()} == {
+        name: len(chunks) for name, chunks in by_sensor(expected(logs)).items()
+    }
+
+
 def test_two_replays_of_one_record_do_not_mix(broker, place, capsys):
     from pipeline.replay import _alone
 
