@@ -9,6 +9,7 @@ process of its own, in turns; a rate is messages over the seconds from its first
 - faust: one bare agent that only decodes.
 - no-op: the worker with an encoder that answers a constant.
 - nano, embedded: the worker and the pure core with the shipped encoder, fewer messages.
+- 1 and 2 workers: nano, from the first message sent until all are acknowledged.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -46,6 +48,7 @@ from pipeline.settings import load  # noqa: E402
 from pipeline.topics import specs  # noqa: E402
 from pipeline.wire import decode  # noqa: E402
 from pipeline.worker import Worker  # noqa: E402
+from service_process import free_port  # noqa: E402
 
 RATE_HZ = 25_600.0
 PARTITIONS = 4
@@ -201,6 +204,10 @@ class Broker:
     def fill(self, name: str, messages: int, sensors: int) -> None:
         """Make the topics of a plant called `name` and send its signals."""
         make_topics(self.kafka.bootstrap, self.environment(name))
+        self.send(name, messages, sensors)
+
+    def send(self, name: str, messages: int, sensors: int) -> None:
+        """Send so many signals."""
         access = Access((self.kafka.bootstrap,))
         with closing(ChunkProducer(access, name, acked=lambda *_: None)) as producer:
             for number, chunk in enumerate(chunks(messages, sensors)):
@@ -238,6 +245,53 @@ class Broker:
             for n in share
         ]  # fmt: skip
         return max(float(process.communicate()[0].split()[-1]) for process in running)
+
+
+def scaling(broker: Broker, workers: int, messages: int, sensors: int) -> float:
+    """Messages per second of so many workers, Kafka, InfluxDB and the sender beside them."""
+    name = f"bench.{workers}workers"
+    environment = broker.environment(name) | {
+        "ECHOWATCH_PROFILE": "accelerated",
+        "ECHOWATCH_WORKER__CHECKPOINT_S": "0.5",
+    }
+    make_topics(broker.kafka.bootstrap, environment)
+    ports = [free_port() for _ in range(workers)]
+    echowatch = str(Path(sys.executable).with_name("echowatch"))
+    running = [
+        subprocess.Popen(  # noqa: S603  (our own)
+            [echowatch, "worker", "--role", "signals", "--port", str(port)],
+            env=os.environ | environment,
+            stderr=subprocess.DEVNULL,
+        )
+        for port in ports
+    ]
+    try:
+        while not all(_ready(port) for port in ports):
+            time.sleep(0.2)
+        time.sleep(5.0)  # the second one's joining moves partitions
+        began = time.perf_counter()
+        broker.send(name, messages, sensors)
+        while _acknowledged(broker, environment["ECHOWATCH_KAFKA__GROUP"], name) < messages:
+            time.sleep(0.1)
+        return messages / (time.perf_counter() - began)
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait(30)
+
+
+def _ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _acknowledged(broker: Broker, group: str, topic: str) -> int:
+    with closing(KafkaAdminClient(bootstrap_servers=broker.kafka.bootstrap)) as admin:
+        found = admin.list_group_offsets(f"{group}-signals")[f"{group}-signals"]
+    return sum(offset.offset for place, offset in found.items() if place.topic == topic)
 
 
 def read(kind: str, topic: str, messages: int, sensors: int) -> float:
@@ -286,12 +340,17 @@ def main() -> None:
         services.kafka() as kafka,
         services.influx() as db,
     ):
-        found = rates(Broker(kafka, db, Path(folder)), arguments)
+        broker = Broker(kafka, db, Path(folder))
+        found = rates(broker, arguments)
+        for workers in (1, 2):
+            rate = scaling(broker, workers, arguments.messages // 3, arguments.sensors)
+            found[f"{workers} workers"] = rate
     for kind, rate in found.items():
         print(f"{kind:10} {rate:8.0f} messages/s {51.2e-3 * rate:8.1f} MB/s")
     print(f"no-op / faust     {found['no-op'] / found['faust']:.2f}")
     print(f"no-op / aiokafka  {found['no-op'] / found['aiokafka']:.2f}")
     print(f"nano / embedded   {found['nano'] / found['embedded']:.2f}")
+    print(f"2 workers / 1     {found['2 workers'] / found['1 workers']:.2f}")
 
 
 if __name__ == "__main__":
