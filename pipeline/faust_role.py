@@ -105,6 +105,21 @@ def _by_partition(offsets: Mapping[TP, int]) -> dict[Partition, int]:
     return {Partition(tp.topic, tp.partition): offset for tp, offset in offsets.items()}
 
 
+def start(first: int, committed: int, end: int | None) -> int:
+    """Offset of the first message to take of a partition.
+
+    Args:
+        first: Oldest message that is kept.
+        committed: Where the group is; 0 = nowhere.
+        end: Of the next message that will be written. A group beyond it was in a log that is
+            gone or cut off: Kafka then gives the oldest message, and so it is the one to wait for.
+
+    >>> start(3, 7, 9), start(3, 0, 9), start(3, 20, 9)
+    (7, 3, 3)
+    """
+    return first if end is not None and committed > end else max(first, committed)
+
+
 @dataclass(frozen=True, slots=True)
 class _OurStates:
     """Records of the partitions that are ours."""
@@ -133,6 +148,9 @@ class FaustRole:
 
     Attributes:
         delivery: What messages are given to; to be set before `start`.
+        assigned: Partitions that are ours.
+        lags: (topic, partition) of these -> messages not yet acknowledged, as Kafka said last.
+        left: False where `stop` could not wait for the end: something may go on in the group.
     """
 
     delivery: Delivery
@@ -157,6 +175,7 @@ class FaustRole:
         self._looked_s = -FRESH_S
         self.assigned: frozenset[Partition] = frozenset()
         self.lags: dict[tuple[str, int], float] = {}
+        self.left = True
         source = self.app.topic(
             *topics, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
         )
@@ -187,6 +206,9 @@ class FaustRole:
     async def _revoked(self, _app: Any, *_arguments: Any, **_named: Any) -> None:
         log.info("%s: %d partitions given back", self.role, len(self.assigned))
         await self.delivery.revoke(REVOKE_S)
+        self._give_back()
+
+    def _give_back(self) -> None:
         self._metrics.forget_partitions(self.lags)
         self.lags.clear()
         self.assigned = frozenset()
@@ -221,7 +243,9 @@ class FaustRole:
                 log.debug("%s: Kafka does not say where we begin: %r", self.role, error)
                 await asyncio.sleep(AGAIN_S)
                 continue
-            starts = {tp: max(first.get(tp) or 0, committed.get(tp) or 0) for tp in ours}
+            starts = {
+                tp: start(first.get(tp) or 0, committed.get(tp) or 0, ends.get(tp)) for tp in ours
+            }
             return _by_partition(ends), _by_partition(starts)
         return None
 
@@ -318,6 +342,7 @@ class FaustRole:
                 0, end - self.delivery.committed.get(partition, self._position(partition, end))
             )
             self._metrics.lag.labels(partition.topic, str(partition.number)).set(behind)
+            self.lags[partition] = behind
 
     async def stop(self, patience_s: float) -> bool:
         """Finish what was processed, leave the group.
@@ -326,9 +351,11 @@ class FaustRole:
             Whether everything processed is acknowledged.
         """
         finished = await self.delivery.close(patience_s)
+        self._give_back()
         try:
             async with asyncio.timeout(STOP_S):
                 await self.app.stop()
         except (TimeoutError, RuntimeError, KafkaError) as error:
             log.warning("%s: left the group without waiting: %r", self.role, error)
+            self.left = False
         return finished

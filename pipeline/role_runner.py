@@ -164,6 +164,9 @@ class RoleRunner:
             if not finished:
                 log.warning("%s: ended before all results were confirmed; they will be done again "
                             "by the next worker", self.role)  # fmt: skip
+        if not app.left and not stopping.is_set():
+            # It would keep its share of the group beside the next one, and work on nothing.
+            raise WorkerFailure(f"{self.role}: could not leave the group to read other topics")
 
     def _make_app(self, topics: Mapping[str, int]) -> FaustRole:
         settings, worker = self._settings, self._settings.worker

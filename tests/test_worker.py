@@ -72,3 +72,7 @@ def test_a_plant_gives_what_the_embedded_run_gives(plant, tmp_path):
     plant.finish()
     assert_same(plant, expected)
     assert worker.end() == 0
+    told = [row for row in plant.points("pipeline") if row.get("partition")]
+    read = {(row["topic"], row["partition"]) for row in told if row["lag"] is not None}
+    signals = plant.conf.kafka.signals[0]
+    assert {(signals, str(number)) for number in range(plant.partitions)} <= read
