@@ -169,11 +169,8 @@ class Delivery:
                 await self._broker.seek(partition, offset)
 
     async def _forget(self) -> None:
-        self.ready = False
-        self._turns.close()
+        self._disown()
         self._turn += 1
-        self._ledger.begin(-1)
-        self._room.set()
         if self._finishing is not None:
             self._finishing.cancel()
             await asyncio.gather(self._finishing, return_exceptions=True)
@@ -379,7 +376,16 @@ class Delivery:
             self.standing.trust()
             return True
         log.warning("lost our partitions while standing still: threw a checkpoint away")
+        # Its states are nowhere now, and no later checkpoint may release its messages.
+        self._disown()
         return False
+
+    def _disown(self) -> None:
+        """Nothing that we hold is ours any more."""
+        self.ready = False
+        self._turns.close()
+        self._ledger.begin(-1)
+        self._room.set()
 
     def _finished(self) -> bool:
         """Whether no checkpoint is on its way.

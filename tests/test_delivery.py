@@ -213,3 +213,27 @@ def test_a_checkpoint_that_is_given_up_ends_nothing_but_itself():
         return log
 
     assert asyncio.run(story()).commits == [{SIGNALS: 2}]
+
+
+def test_after_a_checkpoint_was_thrown_away_none_releases_its_messages():
+    class Fenced(Log):
+        async def commit(self, offsets):
+            await super().commit(offsets)
+            return len(self.commits) > 1  # by then it is not known any more that we were away
+
+    async def story():
+        log = Fenced()
+        delivery, running = await begun(Hearing(), log)
+        await admit(delivery, 1)
+        await settled(lambda: delivery.done == 1)
+        delivery.standing.doubt()
+        await delivery._finish_all()
+        await admit(delivery, 2)
+        await asyncio.wait([running], timeout=0.2)  # time to process what it has taken
+        await delivery.close(5.0)
+        await running
+        return log
+
+    log = asyncio.run(story())
+    assert log.commits == [{SIGNALS: 1}]  # the question whether it is ours
+    assert [topic for topic, _ in log.sent] == ["told"]
