@@ -23,6 +23,10 @@ FRAME_S: Final = 0.025
 PATCH_FRAMES: Final = 16
 """STFT of the encoder: 25 ms frames every 10 ms, 16 of them per patch (ECHO, section 3)."""
 
+# What waits for the end of its capture is part of the sensor's state: 8 MiB of the 16 that one
+# record of the changelog may have (`pipeline.topics`). 10 s at 200 kHz fit, 60 s at 34 kHz.
+MOST_CAPTURE_SAMPLES: Final = 2 << 20
+
 Format = tuple[float, Encoding, float, float, str]
 """(rate, encoding, scale, offset, unit): one window has one of each."""
 Output = list[Window | StreamEvent]
@@ -231,7 +235,8 @@ class Cutter:
     def _cut(self, *, ended: bool) -> Output:
         """Cut what is complete."""
         stretch = self._stretch
-        fits = stretch.whole and len(stretch) <= self._max_capture_s * self._format[0]
+        longest = min(self._max_capture_s * self._format[0], MOST_CAPTURE_SAMPLES)
+        fits = stretch.whole and len(stretch) <= longest
         if ended and self._captures is not False:
             self._capturing = True
             outputs = [self._capture()] if fits else self._cut_grid()

@@ -47,8 +47,9 @@ class Windower:
             are no gaps and the duty cycle does not apply. False: the flag is ignored. None: the
             first flag decides; where the first capture has by then been cut on the grid, because
             it is longer than a window, its rest is dropped.
-        max_capture_s: A longer capture is cut on the grid. In the mode None the sensor then counts
-            as continuous until its next END_OF_CAPTURE.
+        max_capture_s: A longer capture, or one of more than `MOST_CAPTURE_SAMPLES`, is cut on the
+            grid. In the mode None the sensor then counts as continuous until its next
+            END_OF_CAPTURE.
 
     Raises:
         ValueError: for numbers out of range.

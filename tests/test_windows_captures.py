@@ -1,10 +1,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.messages import NS_PER_S, SensorChunk
+from pipeline.topics import MIB, STATE_BYTES
 from pipeline.windows import Output, min_samples
 from window_cases import (
     END,
@@ -95,6 +97,16 @@ def test_a_capture_beyond_the_limit_is_cut_on_the_grid() -> None:
     assert {w.samples.size for w in windows(outputs)} == {LENGTH}
     assert all(w.start_index % LENGTH == 0 for w in windows(outputs))
     assert len(windows(outputs)) >= 2 * (1500 // LENGTH - 1)
+
+
+def test_a_capture_that_never_ends_leaves_a_state_that_can_be_stored() -> None:
+    windower, n = make(captures=True, max_capture_s=60.0), 96_000
+    samples, largest = np.zeros(n, np.float32), 0
+    for k in range(40):
+        at_ns = START_NS + k * NS_PER_S
+        windower.push(SensorChunk("s", float(n), at_ns, samples, seq=k))
+        largest = max(largest, windower.buffered_bytes)
+    assert 0 < largest < STATE_BYTES - 4 * MIB
 
 
 @settings(max_examples=20, deadline=None)
