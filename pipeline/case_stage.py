@@ -68,7 +68,8 @@ class CaseStage:
             topic = self._settings.kafka.transitions
             end = ends.get(Partition(topic, number))
             if end is not None and header.positions.get(topic, -1) >= end:
-                header = Header(epoch=header.epoch)  # the topic was deleted and made anew
+                # The topic was deleted and made anew: what is written next must win nevertheless.
+                header = Header(epoch=header.epoch + 1)
             if state is not None:
                 self._book.import_asset(asset, state)
             self._headers[asset] = header

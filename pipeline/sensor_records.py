@@ -82,7 +82,9 @@ class SensorRecords:
             elif kind == "live" and value is not None:
                 header = _header(key, value)
                 positions = self._believable(header.positions, partition)
-                self.known[sensor_id] = Known(partition, positions, header.epoch, header.base)
+                # What is written next knows of fewer messages, and must win nevertheless.
+                epoch = header.epoch + (positions != header.positions)
+                self.known[sensor_id] = Known(partition, positions, epoch, header.base)
                 self.waiting.append((sensor_id, header))
                 named.add(key_of("base", sensor_id, header.base))
         for partition, key in bases:

@@ -106,7 +106,7 @@ class SignalStage:
                 kept = [from_record(record) for record in header.promised]
                 self._overdue.append(self._told(kept))
                 self._touched.add(sensor_id)
-            if header.deadline_ns:
+            if header.deadline_ns and not self._unwanted(sensor_id):
                 self._monitor.expect(sensor_id, header.deadline_ns, header.heard_ns)
 
     def _sensor(self, sensor_id: str) -> SensorMonitor:
@@ -187,9 +187,11 @@ class SignalStage:
             Refused: for a sensor that may not be heard, or not from this partition.
         """
         topic, number = message.partition
+        if self._unwanted(sensor_id):
+            raise Refused("unknown_sensor", f"{sensor_id} is not in the fleet file")
         known = self._records.known.get(sensor_id)
         if known is None:
-            self._admit(sensor_id)
+            self._admit()
             known = self._records.meet(sensor_id, number)
         if known.partition != number:
             raise Refused(
@@ -203,14 +205,15 @@ class SignalStage:
         known.positions[topic] = message.offset
         return True
 
-    def _admit(self, sensor_id: str) -> None:
-        worker = self._settings.worker
-        if self._guarded and worker.unknown_sensors == "refuse" and sensor_id not in self._fleet:
-            raise Refused("unknown_sensor", f"{sensor_id} is not in the fleet file")
-        if len(self._records.known) >= worker.max_sensors:
-            raise Refused(
-                "too_many_sensors", f"{worker.max_sensors} sensors are known: raise max_sensors"
-            )
+    def _unwanted(self, sensor_id: str) -> bool:
+        """Whether a sensor is refused, be it that one without this fleet file has heard it."""
+        refuses = self._settings.worker.unknown_sensors == "refuse"
+        return self._guarded and refuses and sensor_id not in self._fleet
+
+    def _admit(self) -> None:
+        most = self._settings.worker.max_sensors
+        if len(self._records.known) >= most:
+            raise Refused("too_many_sensors", f"{most} sensors are known: raise max_sensors")
 
     def _order(self, message: Received) -> list[Order]:
         try:
