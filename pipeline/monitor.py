@@ -35,6 +35,7 @@ from pipeline.signal_shape import shapes_of
 from pipeline.silence import WALL, SilenceWatch
 
 VERSION = 3
+RATES_CACHED = 256
 
 Item = tuple[SensorMonitor, Window | StreamEvent | int]
 """What a sensor's chunk gave; an int is its `newest_ns`, before the rest."""
@@ -221,6 +222,8 @@ class Monitor:
 
     def _band_edges(self, sample_rate_hz: float) -> BandEdges:
         if sample_rate_hz not in self._edges:
+            if len(self._edges) >= RATES_CACHED:  # a gateway may send the rate that it measures
+                self._edges.clear()
             self._edges[sample_rate_hz] = self._encoder.band_edges_hz(sample_rate_hz)
         return self._edges[sample_rate_hz]
 

@@ -11,6 +11,7 @@ from pipeline import simulate
 from pipeline.assembly import build_monitor
 from pipeline.fleet import Fleet, parse_fleet
 from pipeline.messages import NS_PER_S
+from pipeline.monitor import RATES_CACHED
 from pipeline.state import pack, unpack
 
 
@@ -64,6 +65,13 @@ def test_a_restored_monitor_goes_on_as_if_nothing_had_happened(engine, plant):
         second.import_state(unpack(pack(first.export_state())), states)
         rest, _ = drive(second, chunks[cut:])
         assert all(close(a, b) for a, b in zip(found + rest, expected, strict=True))
+
+
+def test_a_gateway_that_sends_the_rates_it_measures_fills_no_memory(engine):
+    monitor = build_monitor(SETTINGS, Fleet(), engine)
+    for step in range(2 * RATES_CACHED):
+        assert monitor._band_edges(8000.0 + step / 100)
+    assert len(monitor._edges) <= RATES_CACHED
 
 
 def test_a_stopped_machine_neither_learns_nor_alarms(engine):
