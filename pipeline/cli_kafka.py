@@ -78,6 +78,7 @@ def check(as_json: AsJson = False) -> None:
             if one.what not in ("partitions", "replication", *SHOWN):
                 _say([f"{one.topic}: {one.what} is {one.found or 'not set'}, should {one.wanted}"])
         _say([plan.uneven] if plan.uneven else [])
+        _say(["make what is missing: `echowatch topics create`"] if plan.missing else [])
     if not plan.fits:
         raise typer.Exit(EXIT_TROUBLE)
 
@@ -277,9 +278,12 @@ def _lag_once(
 
 
 def _lag_table(found: Any) -> Table:
-    title = f"group {found.group}: {found.state}, {found.members} members"
+    members = f"{found.members} member{'' if found.members == 1 else 's'}"
+    title = f"group {found.group}: {found.state}, {members}"
     if not found.exists:
         title = f"group {found.group} does not exist: no worker has run"
+    if not found.partitions:
+        title += "; its topics are missing: `echowatch topics create`"
     table = _grid("topic", "partition", "committed", "end", "lag", "behind")
     table.title = title
     for one in found.partitions:

@@ -10,6 +10,7 @@ import logging
 import platform
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 
 from connectors.influx import InfluxWriter
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 REPORT_S = 10.0
 SINK_CLOSE_S = 2.0
+# Our own numbers are not kept for a store that is away for longer: they would have no bound.
+KEEP_S = 600.0
+LETTERS = "dead_letters_"
 
 
 class Worker:
@@ -135,14 +139,36 @@ class Worker:
         """Write our own numbers beside the results, for the board of the pipeline."""
         port = self._settings.worker.port
         points = PointMaker(self._fleet)
+        before: dict[Role, dict[str, float]] = {}
         host = f"{platform.node()}:{port}" if port else platform.node()
         while not self._stopping.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), REPORT_S)
             for runner in self.runners:
                 numbers, lags = runner.metrics.snapshot(), runner.lags()
+                if refused := refusals(numbers, before.get(runner.role, {})):
+                    topic = self._settings.kafka.dead_letters
+                    log.warning("%s: dead letters on %s: %s", runner.role, topic, refused)
+                before[runner.role] = numbers
+                since = runner.sink.stats.failing_since
+                if since is not None and time.monotonic() - since > KEEP_S:
+                    continue
                 runner.sink.put(
                     points.pipeline_points(
                         host, runner.role, numbers, at_ns=time.time_ns(), lags=lags
                     )
                 )
+
+
+def refusals(now: Mapping[str, float], before: Mapping[str, float]) -> str:
+    """What was set aside between two snapshots of metrics, in words; empty where nothing was.
+
+    >>> refusals({"dead_letters_bad_rate": 5.0, "dead_letters_no_samples": 1.0}, {})
+    '5 bad_rate, 1 no_samples'
+    """
+    counts = {
+        name.removeprefix(LETTERS): total - before.get(name, 0.0)
+        for name, total in now.items()
+        if name.startswith(LETTERS) and total > before.get(name, 0.0)
+    }
+    return ", ".join(f"{count:.0f} {reason}" for reason, count in counts.items())

@@ -95,8 +95,12 @@ def iso(seconds):
 
 
 def test_topics_are_made_once_and_then_fit(plant, capsys):
+    assert call("lag") == 1
+    assert capsys.readouterr().out.count("`echowatch topics create`") == 2
     assert call("topics", "check") == 1
-    assert "missing" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "missing" in shown.out
+    assert "`echowatch topics create`" in shown.err
     assert call("topics", "create") == 0
     assert capsys.readouterr().err.count("made, 2 partitions") == 7
     before = admin.topics(plant.access)

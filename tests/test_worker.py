@@ -1,6 +1,9 @@
 """The worker on a real Kafka and InfluxDB: what holds while nothing goes wrong."""
 
+import asyncio
+import contextlib
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -8,9 +11,11 @@ import pytest
 from connectors.files import read
 from embedded_truth import truth
 from pipeline import simulate
-from pipeline.fleet import parse_fleet
+from pipeline.fleet import Fleet, parse_fleet
+from pipeline.messages import Point
 from pipeline.settings import load
-from worker_cases import Plant
+from pipeline.worker import Worker
+from worker_cases import Plant, wait_for
 
 FEMTO = Path(__file__).resolve().parents[2] / "shared" / "data" / "femto_bearing1_2"
 TOLERANCE = 1e-4
@@ -76,3 +81,24 @@ def test_a_plant_gives_what_the_embedded_run_gives(plant, tmp_path):
     read = {(row["topic"], row["partition"]) for row in told if row["lag"] is not None}
     signals = plant.conf.kafka.signals[0]
     assert {(signals, str(number)) for number in range(plant.partitions)} <= read
+
+
+@pytest.mark.parametrize(("keep_s", "grows"), [(600.0, True), (0.0, False)])
+def test_our_own_numbers_are_kept_for_a_store_that_is_away_only_so_long(monkeypatch, keep_s, grows):
+    monkeypatch.setattr("pipeline.worker.REPORT_S", 0.01)
+    monkeypatch.setattr("pipeline.worker.KEEP_S", keep_s)
+    away = {"ECHOWATCH_INFLUX__URL": "http://127.0.0.1:1", "ECHOWATCH_INFLUX__TOKEN": "none"}
+    worker = Worker(load({**away, "ECHOWATCH_WORKER__ROLE": "cases"}), Fleet(), None)
+    (sink,) = (runner.sink for runner in worker.runners)
+    sink.start()
+    sink.put([Point("pipeline", (("role", "cases"),), {"lag": 0.0}, time.time_ns())])
+    wait_for(lambda: sink.stats.failing_since is not None, "the store to be missed", every_s=0.01)
+    held = sink.pending_bytes
+
+    async def report():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(worker._report(), 0.5)
+
+    asyncio.run(report())
+    assert (sink.pending_bytes > held) == grows
+    sink.close(0.0)

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 import time
 from collections import Counter
 from contextlib import closing
@@ -224,6 +225,10 @@ def test_more_sensors_than_allowed_are_refused_and_the_first_go_on(plant):
     refused = Counter(letter["reason"] for letter in plant.letters())
     strangers = sum(chunk.sensor_id not in taken for chunk in chunks)
     assert refused == {b"too_many_sensors": strangers}
+    # And whoever looks at the worker sees it, as often as they were told in all.
+    assert worker.end() == 0
+    said = re.findall(r"dead letters on \S+: (\d+) too_many_sensors$", worker.text, re.MULTILINE)
+    assert sum(map(int, said)) == strangers
 
 
 BROKEN = (
