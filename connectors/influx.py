@@ -140,10 +140,6 @@ class InfluxWriter:
         if (why := self._store.check()) is not None:
             LOG.warning("%r cannot be reached, will keep trying: %s", self._store, why)
 
-    def ping(self) -> bool:
-        """Whether the server answers."""
-        return self._store.ping()
-
     def start(self) -> None:
         """Begin to write."""
         self._thread.start()

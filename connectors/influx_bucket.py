@@ -120,10 +120,6 @@ class InfluxBucket:
             return fault.why
         raise InfluxError(f"InfluxDB at {self._url}: {remedy} ({fault.why})")
 
-    def ping(self) -> bool:
-        """Whether the server answers."""
-        return bool(self._client.ping())
-
     def close(self) -> None:
         """Close its connections."""
         self._client.close()

@@ -55,14 +55,15 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 
 def read_topic(
-    access: Access, topic: str, *, until_end: bool = True, timeout_s: float = TIMEOUT_S
+    access: Access, topic: str, *, timeout_s: float = TIMEOUT_S
 ) -> Generator[Record, None, None]:
-    """Every record of a topic, in order within a partition; close it if you stop before its end.
+    """Every record that a topic holds now, in order within a partition.
+
+    Close it if you stop before its end.
 
     Args:
         access: Address and identity.
         topic: Must exist.
-        until_end: Stop where the topic ended when reading began; else go on for ever.
         timeout_s: Patience with a broker that gives nothing though there is more.
 
     Raises:
@@ -70,23 +71,22 @@ def read_topic(
     """
     ends = spans(access, [topic], timeout_s=timeout_s)
     left = {TopicPartition(*at): span.end for at, span in ends.items() if span.begin < span.end}
-    if until_end and not left:
+    if not left:
         return
     with opened(KafkaConsumer, access, timeout_s=timeout_s, **WHOLE) as consumer:
         consumer.assign([TopicPartition(*at) for at in ends])
         progress = time.monotonic()
-        while left or not until_end:
+        while left:
             polled = consumer.poll(timeout_ms=200)
             for found in polled.values():
-                yield from (_record(one) for one in found if not until_end or _before(one, left))
+                yield from (_record(one) for one in found if _before(one, left))
             now = time.monotonic()
             # Not every offset has a record: the position tells, the last record does not.
             done = [at for at, end in left.items() if consumer.position(at, timeout_ms=1000) >= end]
             for at in done:
                 del left[at]
-                if until_end:
-                    consumer.pause(at)
-            if polled or done or not until_end:
+                consumer.pause(at)
+            if polled or done:
                 progress = now
             elif now - progress > timeout_s:
                 rest = f"though {len(left)} partitions have more"

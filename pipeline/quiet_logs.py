@@ -76,13 +76,6 @@ class Repeats(logging.Filter):
         return 0 if seen is None else int(seen[1])
 
 
-def quiet(names: Sequence[str] = CLIENTS) -> None:
-    """Hold back repeats of these loggers on every handler that the root logger has now."""
-    for handler in logging.getLogger().handlers:
-        if not any(isinstance(known, Repeats) for known in handler.filters):
-            handler.addFilter(Repeats(names))
-
-
 class OneLine(logging.Formatter):
     """A record as one line: UTC time, level, logger, message, and an error with its calls.
 

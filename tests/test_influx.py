@@ -306,13 +306,7 @@ def test_a_server_that_is_not_there_is_waited_for(caplog):
     made = InfluxWriter(address, TOKEN, "o", "b")
     made.check()
     assert "will keep trying" in caplog.text
-    assert not made.ping()
     assert made.close(0)
-
-
-def test_ping_says_whether_the_server_answers(influx):
-    with writer(influx, influx.new_bucket("ping")) as w:
-        assert w.ping()
 
 
 # What a peer may do that InfluxDB does on a bad day only.

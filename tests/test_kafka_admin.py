@@ -150,16 +150,6 @@ def test_reading_ends_where_the_topic_ended_when_it_began(access):
     assert [first.value, *(one.value for one in reading)] == values
 
 
-def test_reading_for_ever_gets_what_comes_later(access):
-    name = new_topic(access, 2)
-    reading = read_topic(access, name, until_end=False)
-    send(access, name, [record(b"k", b"1")])
-    assert next(reading).value == b"1"
-    send(access, name, [record(b"k", b"2")])
-    assert next(reading).value == b"2"
-    reading.close()
-
-
 def test_an_empty_topic_ends_at_once(access):
     assert list(read_topic(access, new_topic(access))) == []
 
