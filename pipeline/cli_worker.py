@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from pipeline.cli_options import Role
 console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 EXIT_TROUBLE = 1
-# A stage that is told to end does so between two micro-batches.
+# A stage that is told to end does so between two micro-batches, a client between two requests.
 STUCK_S = 1.0
 EPILOG = (
     "Addresses, secrets and everything else are settings: docs/settings.md. Exit codes: 0 stopped "
@@ -67,13 +68,19 @@ def worker(
     except (WorkerFailure, EndpointError) as error:
         _leave_the_stuck(error)
         raise RunError(str(error)) from error
+    _leave_the_stuck(None)
 
 
-def _leave_the_stuck(error: Exception) -> None:
-    """End at once where a stage's thread never comes back: Python would wait for it for ever."""
-    stages = [thread for thread in threading.enumerate() if thread.name.startswith("stage")]
-    for thread in stages:
-        thread.join(STUCK_S)
-    if any(thread.is_alive() for thread in stages):
-        console.print(f"error: {error}", markup=False, style="bold red")
-        os._exit(EXIT_TROUBLE)
+def _leave_the_stuck(error: Exception | None) -> None:
+    """End at once where a thread of a stage or of Faust never comes back.
+
+    Python would wait for it for ever.
+    """
+    until_s = time.monotonic() + STUCK_S
+    others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+    for thread in others:
+        thread.join(max(0.0, until_s - time.monotonic()))
+    if any(thread.is_alive() for thread in others):
+        if error is not None:
+            console.print(f"error: {error}", markup=False, style="bold red")
+        os._exit(0 if error is None else EXIT_TROUBLE)

@@ -150,6 +150,7 @@ class FaustRole:
         delivery: What messages are given to; to be set before `start`.
         assigned: Partitions that are ours.
         lags: (topic, partition) of these -> messages not yet acknowledged, as Kafka said last.
+        unsettled: Times in a row that the group began anew before we had our partitions.
         left: False where `stop` could not wait for the end: something may go on in the group.
     """
 
@@ -176,6 +177,7 @@ class FaustRole:
         self.assigned: frozenset[Partition] = frozenset()
         self.lags: dict[tuple[str, int], float] = {}
         self.left = True
+        self.unsettled = 0
         source = self.app.topic(
             *topics, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
         )
@@ -205,6 +207,7 @@ class FaustRole:
 
     async def _revoked(self, _app: Any, *_arguments: Any, **_named: Any) -> None:
         log.info("%s: %d partitions given back", self.role, len(self.assigned))
+        self.unsettled += 1
         await self.delivery.revoke(REVOKE_S)
         self._give_back()
 
@@ -224,6 +227,7 @@ class FaustRole:
         states = _OurStates(self._table, frozenset(tp.partition for tp in ours))
         await self.delivery.assign(generation, states, self._ends, starts)
         self._metrics.assigned_partitions.set(len(ours))
+        self.unsettled = 0
         numbers = ", ".join(str(n) for n in sorted(states.numbers))
         log.info("%s: partitions %s are ours", self.role, numbers or "none")
 

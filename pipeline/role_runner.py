@@ -25,6 +25,8 @@ WATCH_S = 0.25
 TOPICS_S = 3.0
 # Longer than this without an answer of Kafka, and a worker is not ready.
 SILENT_S = 15.0
+# Two workers of one name throw each other out of the group with every heartbeat, for ever.
+MOST_UNSETTLED = 10
 # A micro-batch also ends at this many messages, for small ones cost time, too.
 BATCH_MESSAGES = 512
 
@@ -153,9 +155,9 @@ class RoleRunner:
         processing = asyncio.ensure_future(app.delivery.run())
         finished = False
         try:
-            await app.start()
-            log.info("%s: reading %s", self.role, ", ".join(topics))
-            await self._watch(app, processing, topics, stopping)
+            if await _started(app, stopping):
+                log.info("%s: reading %s", self.role, ", ".join(topics))
+                await self._watch(app, processing, topics, stopping)
         finally:
             finished = await app.stop(self._settings.worker.drain_s)
             processing.cancel()
@@ -243,6 +245,12 @@ class RoleRunner:
             raise WorkerFailure(f"{self.role}: {error!r}") from error
         if app.failure is not None:
             raise WorkerFailure(f"{self.role}: Kafka client: {app.failure!r}") from app.failure
+        name = self._settings.worker.instance_id
+        if name is not None and app.unsettled >= MOST_UNSETTLED:
+            raise WorkerFailure(
+                f"{self.role}: another worker has the instance id {name!r} as well: they take the "
+                "partitions from each other; give each worker its own"
+            )
         excused = app.broker_silent_s > SILENT_S or self.sink.stats.failing_since is not None
         delivery = app.delivery
         dog.progress(delivery.done, delivery.waiting + app.waiting, excused=excused)
@@ -304,6 +312,19 @@ class RoleRunner:
             "checkpoint_age_s": round(self._checkpoint_age_s(), 1),
         }
         return Verdict(ok=not reasons, reasons=tuple(reasons), facts={self.role: facts})
+
+
+async def _started(app: FaustRole, stopping: asyncio.Event) -> bool:
+    """Start an app, which joins the group and recovers; False where we shall end before that."""
+    starting, told = asyncio.ensure_future(app.start()), asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({starting, told}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+        return starting.done()
+    finally:
+        told.cancel()
+        starting.cancel()
 
 
 def _cost(batch_samples: int) -> Callable[[Received], float]:

@@ -229,6 +229,28 @@ def test_what_waiting_would_not_mend_ends_the_start_in_one_line(plant, tmp_path)
     assert not plant.committed("signals", plant.conf.kafka.signals[0])
 
 
+def test_of_two_workers_with_one_name_one_ends_and_says_why(plant):
+    plant.environment["ECHOWATCH_WORKER__INSTANCE_ID"] = "hall-3"
+    pair = [plant.start(role="cases")]
+    wait_for(pair[0].ready, "the first one")
+    pair.append(plant.start(role="cases"))
+    wait_for(lambda: any(w.process.poll() is not None for w in pair), "the end of one of them", 60)
+    ended, other = sorted(pair, key=lambda w: w.process.poll() is None)
+    assert "instance id 'hall-3'" in one_line_of(ended.process, ended.log)
+    assert other.process.poll() is not None or other.end() == 0
+
+
+def test_a_worker_that_waits_for_its_group_ends_when_told_to(plant):
+    plant.environment["ECHOWATCH_WORKER__INSTANCE_ID"] = "hall-3"
+    pair = [plant.start(role="cases") for _ in range(2)]  # Kafka lets one of them wait for ever
+    wait_for(lambda: all("given back" in w.text for w in pair), "both at the door", 60)
+    began_s = time.monotonic()
+    for worker in pair:
+        worker.process.send_signal(signal.SIGTERM)
+    assert [w.process.wait(30) for w in pair] == [0, 0]
+    assert since(began_s, "SIGTERM to the end of a worker without partitions") <= SLACK * 10.0
+
+
 STUCK = """
 import asyncio, sys, time
 from pipeline import cli_worker, commands
