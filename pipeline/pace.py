@@ -10,11 +10,16 @@ from typing import Final
 
 from pipeline.messages import NS_PER_S, State
 
-VERSION: Final = 2
+VERSION: Final = 3
 # A clock further behind the plant than this share of the wait is no measure of silence.
 TRUSTED_LAG: Final = 1 / 3
 # Share of the wait by which sensors may be merged out of order without seeming silent.
 SKEW: Final = 1 / 10
+# An interval so many times the usual one is a pause: a sensor that sends bursts of several windows
+# makes one after each burst. Pauses that differ less than this become its habit with the third.
+PAUSE: Final = 10.0
+ALIKE: Final = 1.25
+HABIT: Final = 3
 
 
 class Pace:
@@ -26,11 +31,16 @@ class Pace:
 
     Attributes:
         usual_s: Usual interval of windows, 0 before the second.
+        pause_s: Usual pause between bursts of windows, 0 where there is no such habit.
     """
 
     def __init__(self, min_silence_s: float) -> None:
         self._min_silence_s = min_silence_s
         self.usual_s = 0.0
+        self.pause_s = 0.0
+        self._pauses = 0
+        self._last_pause_s = 0.0
+        self._since_pause_s = 0.0
         self._last_ns = 0
         self._newest_ns = 0
         self._now_ns = 0
@@ -55,9 +65,28 @@ class Pace:
         if self._last_ns and step_s > 0:
             # Falls slowly, so that one short interval among long ones is no new habit.
             usual = self.usual_s * 0.95
-            self.usual_s = max(usual, step_s) if step_s < 10 * usual or usual == 0 else usual
+            if usual == 0 or step_s < PAUSE * usual:
+                self.usual_s = max(usual, step_s)
+                self._go_on(step_s)
+            else:
+                self.usual_s = usual
+                self._pause(step_s)
         self._last_ns = end_ns
         return step_s
+
+    def _pause(self, step_s: float) -> None:
+        """Count pauses that are alike; outages come in all lengths."""
+        last_s, self._last_pause_s, self._since_pause_s = self._last_pause_s, step_s, 0.0
+        alike = last_s / ALIKE <= step_s <= last_s * ALIKE
+        self._pauses = self._pauses + 1 if alike else 1
+        if self._pauses >= HABIT:
+            self.pause_s = max(step_s, last_s)
+
+    def _go_on(self, step_s: float) -> None:
+        """Forget the habit of one that has long been sending without a pause."""
+        self._since_pause_s += step_s
+        if self._since_pause_s > 3.0 * self.pause_s:
+            self.pause_s = 0.0
 
     def hear(self, at_ns: int) -> None:
         """Let silence count from the end of this window."""
@@ -74,7 +103,7 @@ class Pace:
     @property
     def wait_s(self) -> float:
         """Silence that is a fault."""
-        return max(self._min_silence_s, 3.0 * self.usual_s)
+        return max(self._min_silence_s, 3.0 * self.usual_s, 3.0 * self.pause_s)
 
     @property
     def deadline_ns(self) -> int:
@@ -94,6 +123,7 @@ class Pace:
         return {
             "version": VERSION,
             "usual_s": self.usual_s,
+            "pauses": [self.pause_s, self._pauses, self._last_pause_s, self._since_pause_s],
             "last_ns": self._last_ns,
             "newest_ns": self._newest_ns,
             "now_ns": self._now_ns,
@@ -111,6 +141,7 @@ class Pace:
         if state.get("version") != VERSION:
             raise ValueError(f"state version must be {VERSION}, got {state.get('version')}")
         self.usual_s = state["usual_s"]
+        self.pause_s, self._pauses, self._last_pause_s, self._since_pause_s = state["pauses"]
         self._last_ns, self._heard_ns = state["last_ns"], state["heard_ns"]
         self._newest_ns, self._now_ns = state["newest_ns"], state["now_ns"]
         self._lag_ns, self._waiting = state["lag_ns"], state["waiting"]
