@@ -226,7 +226,7 @@ class FaustRole:
         self.assigned = frozenset(Partition(tp.topic, tp.partition) for tp in ours)
         states = _OurStates(self._table, frozenset(tp.partition for tp in ours))
         await self.delivery.assign(generation, states, self._ends, starts)
-        self._metrics.assigned_partitions.set(len(ours))
+        self._metrics.assigned_partitions.set(len(states.numbers))
         self.unsettled = 0
         numbers = ", ".join(str(n) for n in sorted(states.numbers))
         log.info("%s: partitions %s are ours", self.role, numbers or "none")

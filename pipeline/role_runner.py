@@ -72,6 +72,7 @@ class RoleRunner:
         self._app: FaustRole | None = None
         self._missing: tuple[str, ...] = ()
         self._told: dict[str, int] = {}
+        self._left_out: set[str] = set()
         self._watch_topics = self._topic_watch()
         metrics.checkpoint_age_s.set_function(self._checkpoint_age_s)
 
@@ -139,6 +140,16 @@ class RoleRunner:
             for name, count in sorted(found.items())
             if name not in others and not name.endswith("-changelog")
         }
+        named = {kafka.commands, *kafka.signals}
+        wanted = topics.get(kafka.commands)
+        for name in [n for n, count in topics.items() if n not in named and count != wanted]:
+            count = topics.pop(name)
+            if name not in self._left_out:
+                log.warning(
+                    "%s: %s is left out: it has %d partitions, commands have %s",
+                    self.role, name, count, wanted,
+                )  # fmt: skip
+                self._left_out.add(name)
         if len(set(topics.values())) > 1:
             counts = ", ".join(f"{name} {count}" for name, count in topics.items())
             raise WorkerFailure(
@@ -305,7 +316,7 @@ class RoleRunner:
             reasons.append(f"{self.role}: InfluxDB: {self.sink.stats.last_error}")
         messages, size = app.delivery.held
         facts = {
-            "partitions": len(app.assigned),
+            "partitions": len({partition.number for partition in app.assigned}),
             "unacknowledged_messages": messages,
             "unacknowledged_bytes": size,
             "waiting_messages": app.waiting,

@@ -155,7 +155,7 @@ class WorkerSettings(Group):
         description="fixed name in the group, one per worker: restarting under it disturbs nobody, "
         "but at its end its share waits for session_timeout_s",
     )
-    drain_s: float = Field(8.0, gt=0, le=60, description="longest wait for results at the end, s")
+    drain_s: float = Field(6.0, gt=0, le=60, description="longest wait for results at the end, s")
     pending_mb: float = Field(256.0, ge=1, description="signals read but not yet checkpointed, MB")
     pending_messages: int = Field(
         50_000, ge=64, description="messages read but not yet checkpointed"

@@ -108,10 +108,10 @@ def state_config() -> dict[str, str]:
         "cleanup.policy": "compact",
         "max.message.bytes": str(STATE_BYTES),
         # Small segments and an early cleaner: a worker reads all of it when it takes over.
-        "segment.bytes": str(64 * MIB),
-        "segment.ms": str(HOUR_MS // 6),
+        "segment.bytes": str(16 * MIB),
+        "segment.ms": str(HOUR_MS // 12),
         "min.cleanable.dirty.ratio": "0.2",
         # An old record of a worker that was frozen must not push a newer one out before a reader,
         # who ranks them, has seen both.
-        "min.compaction.lag.ms": str(HOUR_MS),
+        "min.compaction.lag.ms": str(HOUR_MS // 6),
     }

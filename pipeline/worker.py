@@ -94,17 +94,15 @@ class Worker:
             await loop.run_in_executor(None, runner.sink.check)
             runner.sink.start()
         endpoints = await self._serve()
-        reporting = asyncio.ensure_future(self._report())
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._report())
                 for runner in self.runners:
                     group.create_task(runner.run(self._stopping))
         except BaseExceptionGroup as errors:
             # The first failure ends the other role as well; it is the one to tell of.
             raise errors.exceptions[0] from errors
         finally:
-            reporting.cancel()
-            await asyncio.gather(reporting, return_exceptions=True)
             await asyncio.gather(*(self._close(runner.sink) for runner in self.runners))
             if endpoints is not None:
                 await endpoints.stop()

@@ -108,7 +108,7 @@ def test_topics_are_made_once_and_then_fit(plant, capsys):
     assert "all topics are as they should be" in capsys.readouterr().err
     assert admin.topics(plant.access) == before
     assert call("topics", "check") == 0
-    assert before[plant.state].config["min.compaction.lag.ms"] == "3600000"
+    assert before[plant.state].config["min.compaction.lag.ms"] == "600000"
 
 
 def test_settings_are_raised(plant, capsys):
