@@ -270,8 +270,8 @@ def scaling(broker: Broker, workers: int, messages: int, sensors: int) -> float:
             time.sleep(0.2)
         time.sleep(5.0)  # the second one's joining moves partitions
         began = time.perf_counter()
-        broker.send(name, messages, sensors)
-        while _acknowledged(broker, environment["ECHOWATCH_KAFKA__GROUP"], name) < messages:
+        broker.send(environment["ECHOWATCH_KAFKA__SIGNALS"], messages, sensors)
+        while _acknowledged(broker, environment) < messages:
             time.sleep(0.1)
         return messages / (time.perf_counter() - began)
     finally:
@@ -288,7 +288,9 @@ def _ready(port: int) -> bool:
         return False
 
 
-def _acknowledged(broker: Broker, group: str, topic: str) -> int:
+def _acknowledged(broker: Broker, environment: dict[str, str]) -> int:
+    kafka = load(environment).kafka
+    group, topic = kafka.group, kafka.signals[0]
     with closing(KafkaAdminClient(bootstrap_servers=broker.kafka.bootstrap)) as admin:
         found = admin.list_group_offsets(f"{group}-signals")[f"{group}-signals"]
     return sum(offset.offset for place, offset in found.items() if place.topic == topic)
