@@ -19,6 +19,7 @@ test: $(READY)
 
 # Some 20 minutes of crashes, freezes and outages; the short version is one of the tests.
 soak: $(READY)
+	PYTHONPATH=. $(BIN)/python tests/replayed.py
 	PYTHONPATH=. $(BIN)/python tests/soak.py
 
 lint: $(READY)

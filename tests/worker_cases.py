@@ -157,14 +157,14 @@ class Plant:
         self.workers.append(WorkerProcess(process, log, port))
         return self.workers[-1]
 
-    def run(self, *arguments):
+    def run(self, *arguments, deadline_s=DEADLINE_S):
         """Run a command of the command line; give its finished process."""
         return subprocess.run(
             [ECHOWATCH, *arguments],
             env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
-            timeout=DEADLINE_S,
+            timeout=deadline_s,
             check=False,
         )
 
