@@ -90,7 +90,7 @@ def partitions(worker, role="signals"):
 def test_partitions_move_at_once_where_a_worker_is_told_to_end_and_soon_where_it_dies(plant):
     stream = Stream(plant)
     first, second = plant.start(), plant.start()
-    every = 2 * plant.partitions  # signals and commands
+    every = plant.partitions
     wait_for(lambda: partitions(first) == partitions(second) == every // 2, "a fair share")
     stream.send(20)
     plant.finish()
