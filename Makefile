@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo services test soak lint bench proto clean
+.PHONY: demo services test test-long soak lint bench proto clean
 
 demo: $(READY)
 	$(BIN)/echowatch demo --out echowatch-demo
@@ -18,6 +18,10 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 # Some 20 minutes of crashes, freezes and outages; the short version is one of the tests.
+# What takes minutes more: poison, TLS and passwords, orders of people.
+test-long: $(READY)
+	$(BIN)/python -m pytest -m long
+
 soak: $(READY)
 	PYTHONPATH=. $(BIN)/python tests/replayed.py
 	PYTHONPATH=. $(BIN)/python tests/soak.py

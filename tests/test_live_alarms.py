@@ -12,6 +12,8 @@ from pipeline.live_alarms import LiveError, resolve
 from pipeline.messages import Flags, SensorChunk
 from worker_cases import Plant, wait_for
 
+pytestmark = pytest.mark.long
+
 T0_NS = 1_700_000_000_000_000_000
 EVERY_NS = 10_000_000_000
 LEARNING = 32

@@ -27,6 +27,8 @@ from poison_cases import large, one_of_each
 from test_worker import assert_same
 from worker_cases import Plant, wait_for
 
+pytestmark = pytest.mark.long
+
 ROUNDS = 92
 LARGE_ROUNDS = 8
 

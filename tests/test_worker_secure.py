@@ -7,6 +7,8 @@ from pipeline import simulate
 from test_worker_handover import one_line_of
 from worker_cases import Plant, wait_for
 
+pytestmark = pytest.mark.long
+
 CHUNKS = 24
 
 
