@@ -17,11 +17,11 @@ services: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-# Some 20 minutes of crashes, freezes and outages; the short version is one of the tests.
 # What takes minutes more: poison, TLS and passwords, orders of people.
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long
 
+# Some 20 minutes of crashes, freezes and outages; the short version is one of the tests.
 soak: $(READY)
 	PYTHONPATH=. $(BIN)/python tests/replayed.py
 	PYTHONPATH=. $(BIN)/python tests/soak.py
