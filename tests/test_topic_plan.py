@@ -45,7 +45,7 @@ def test_every_topic_of_the_settings_is_named_once():
 def test_states_are_compacted_but_not_before_a_frozen_worker_has_woken():
     spec = as_it_should_be()[state_topic(KAFKA, "signals")]
     assert spec.config["cleanup.policy"] == "compact"
-    assert spec.config["min.compaction.lag.ms"] == "3600000"
+    assert spec.config["min.compaction.lag.ms"] == "600000"
     assert int(spec.config["max.message.bytes"]) == 16 << 20
 
 
