@@ -3,13 +3,13 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, Final
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
 from kafka.errors import CoordinatorNotAvailableError, KafkaError, KafkaTimeoutError
 
+from connectors.kafka import Span
 from connectors.kafka_access import Access
 from connectors.kafka_client import opened, words
 from pipeline.messages import SensorChunk
@@ -32,14 +32,6 @@ class TopicError(RuntimeError):
         super().__init__(text)
         # A broker that starts, stops or elects says so by errors of these two kinds.
         self.passing = isinstance(cause, KafkaTimeoutError) or getattr(cause, "retriable", False)
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Offsets of one partition: the first that is kept, and one past the last."""
-
-    begin: int
-    end: int
 
 
 class TopicView:

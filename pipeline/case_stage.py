@@ -128,8 +128,8 @@ class CaseStage:
         return True
 
     def _quarantined(self, sensor_id: str) -> bool:
-        watched = self._settings.worker.unknown_sensors != "accept" and bool(self._fleet.sensors)
-        return watched and sensor_id not in self._fleet
+        accepted = self._settings.worker.unknown_sensors == "accept"
+        return not accepted and self._fleet.lacks(sensor_id)
 
     def _letter(self, message: Received, refused: Refused) -> Outgoing:
         self._metrics.dead_letters.labels(refused.reason).inc()

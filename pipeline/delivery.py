@@ -43,7 +43,6 @@ class _Cut:
     states: list[StateWrite]
     ticket: int
     sent: list[asyncio.Task[None]]
-    received_s: list[float]
 
 
 class Delivery:
@@ -97,7 +96,7 @@ class Delivery:
         self.read: dict[Partition, int] = {}
         self.committed: dict[Partition, int] = {}
         self._sent: list[asyncio.Task[None]] = []
-        self._received_s: list[float] = []
+        self._unstored: deque[tuple[int, float]] = deque()  # (ticket, received_s) of batches
         self._ticket = 0
         self._finishing: asyncio.Task[None] | None = None
         self._cut_at_s = time.monotonic()
@@ -182,7 +181,7 @@ class Delivery:
         for task in self._sent:
             task.cancel()
         self._sent.clear()
-        self._received_s.clear()
+        self._unstored.clear()
         self._dirty = False
 
     async def assign(
@@ -226,6 +225,7 @@ class Delivery:
         """The sink has confirmed more; to be called in the event loop."""
         self._outbox.settled()
         self._room.set()
+        self._count_stored()
 
     async def run(self) -> None:
         """Process until `close`.
@@ -300,7 +300,9 @@ class Delivery:
         ]
         for message in batch:
             self._upto[message.partition] = message.offset
-        self._received_s += [batch[0].received_s] if batch else []
+        if batch:
+            self._unstored.append((self._ticket, batch[0].received_s))
+            self._count_stored()
         self.done += len(batch)
         self._dirty = self._dirty or bool(batch) or bool(outcome.points)
         if batch:
@@ -308,6 +310,12 @@ class Delivery:
         if outcome.newest_ns:
             late_s = time.time() - outcome.newest_ns * 1e-9
             self._metrics.sample_to_score_s.observe(late_s)
+
+    def _count_stored(self) -> None:
+        """Observe how long batches took that the sink has by now."""
+        while self._unstored and self._unstored[0][0] <= self._sink.confirmed:
+            _, received_s = self._unstored.popleft()
+            self._metrics.received_to_stored_s.observe(time.monotonic() - received_s)
 
     async def _cut(self) -> None:
         """Begin a checkpoint, unless the one before is still on its way."""
@@ -317,15 +325,8 @@ class Delivery:
         states = await self._in_thread(self._stage.snapshot)
         if generation != self._ledger.generation:
             return  # the partitions were taken away meanwhile
-        cut = _Cut(
-            generation,
-            dict(self._upto),
-            states,
-            self._ticket,
-            self._sent,
-            self._received_s,
-        )
-        self._sent, self._received_s, self._dirty = [], [], False
+        cut = _Cut(generation, dict(self._upto), states, self._ticket, self._sent)
+        self._sent, self._dirty = [], False
         self._cut_at_s = time.monotonic()
         self._finishing = asyncio.ensure_future(self._finish(cut))
 
@@ -343,9 +344,6 @@ class Delivery:
         await self._outbox.confirmed(cut.ticket)
         if cut.sent:
             await asyncio.gather(*cut.sent)
-        now_s = time.monotonic()
-        for received_s in cut.received_s:
-            self._metrics.received_to_stored_s.observe(now_s - received_s)
         if not await self._still_ours(cut):
             return
         first = [write for write in cut.states if write.first]

@@ -130,6 +130,10 @@ class Fleet:
     def __contains__(self, sensor_id: object) -> bool:
         return sensor_id in self._by_id
 
+    def lacks(self, sensor_id: str) -> bool:
+        """Whether there is a fleet file, and it does not name this sensor."""
+        return bool(self.sensors) and sensor_id not in self
+
     def sensor(self, sensor_id: str) -> SensorInfo:
         """What is known about a sensor; `SensorInfo.default` where the file does not name it."""
         return self._by_id.get(sensor_id) or SensorInfo.default(sensor_id)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from connectors.influx import Stats
 from connectors.kafka_access import Access
 from pipeline.delivery import Delivery
 from pipeline.endpoints import Verdict
@@ -15,8 +16,9 @@ from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.stage import DEAD_LETTER_BYTES, MAX_DETAIL, Outgoing, Received, Stage
 from pipeline.state import StateError
+from pipeline.topic_plan import read_by
 from pipeline.topic_watch import TopicWatch
-from pipeline.topics import Role, specs, state_topic
+from pipeline.topics import Role, state_topic
 from pipeline.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -71,16 +73,10 @@ class RoleRunner:
         self._stage = stage
         self._app: FaustRole | None = None
         self._missing: tuple[str, ...] = ()
-        self._told: dict[str, int] = {}
+        self._told = Stats()
         self._left_out: set[str] = set()
-        self._watch_topics = self._topic_watch()
+        self._watch_topics = TopicWatch(access)
         metrics.checkpoint_age_s.set_function(self._checkpoint_age_s)
-
-    def _topic_watch(self) -> TopicWatch:
-        kafka = self._settings.kafka
-        ours = {spec.name for spec in specs(kafka)}
-        pattern = kafka.signals_pattern if self.role == "signals" else None
-        return TopicWatch(self._access, ours, pattern=pattern, never=ours - set(kafka.signals))
 
     def _checkpoint_age_s(self) -> float:
         if self._app is None or not self._app.delivery.held[0]:
@@ -120,36 +116,30 @@ class RoleRunner:
         needed = [kafka.transitions, kafka.dead_letters]
         needed += [kafka.commands] if self.role == "signals" else [kafka.alarms]
         missing = [f"topic {name}" for name in needed if name not in found]
-        if self.role == "signals" and not set(self._to_read(found)) - {kafka.commands}:
+        kinds = read_by(kafka, self.role, found)
+        if self.role == "signals" and not set(kinds) & set(found):
             pattern = f" or /{kafka.signals_pattern}/" if kafka.signals_pattern else ""
             missing.append(f"topic {', '.join(kafka.signals)}{pattern}")
         return tuple(missing)
 
     def _to_read(self, found: Mapping[str, int]) -> dict[str, int]:
-        """The topics of this role that exist.
+        """The topics of this role that exist; nothing that is needed may be missing.
 
         Raises:
             WorkerFailure: where their partitions differ.
         """
         kafka = self._settings.kafka
+        names = read_by(kafka, self.role, found)
         if self.role == "cases":
-            return {kafka.transitions: found[kafka.transitions]}
-        others = {kafka.transitions, kafka.alarms, kafka.dead_letters}
-        topics = {
-            name: count
-            for name, count in sorted(found.items())
-            if name not in others and not name.endswith("-changelog")
-        }
-        named = {kafka.commands, *kafka.signals}
-        wanted = topics.get(kafka.commands)
-        for name in [n for n, count in topics.items() if n not in named and count != wanted]:
-            count = topics.pop(name)
-            if name not in self._left_out:
-                log.warning(
-                    "%s: %s is left out: it has %d partitions, commands have %s",
-                    self.role, name, count, wanted,
-                )  # fmt: skip
-                self._left_out.add(name)
+            return {name: found[name] for name in names}
+        wanted = found[kafka.commands]
+        odd = {n for n in names if n not in kafka.signals and found[n] != wanted}
+        for name in sorted(odd - self._left_out):
+            log.warning("%s: %s is left out: it has %d partitions, commands have %d",
+                        self.role, name, found[name], wanted)  # fmt: skip
+        self._left_out |= odd
+        read = sorted({kafka.commands, *names} - odd)
+        topics = {name: found[name] for name in read if name in found}
         if len(set(topics.values())) > 1:
             counts = ", ".join(f"{name} {count}" for name, count in topics.items())
             raise WorkerFailure(
@@ -286,12 +276,10 @@ class RoleRunner:
         self.metrics.queue_messages.set(messages)
         self.metrics.queue_bytes.set(size)
         self.metrics.sink_pending_bytes.set(self.sink.pending_bytes)
-        stats = self.sink.stats
-        now = {"points": stats.points, "retries": stats.retries, "refused": stats.refused}
-        self.metrics.sink_points.inc(now["points"] - self._told.get("points", 0))
-        self.metrics.sink_retries.inc(now["retries"] - self._told.get("retries", 0))
-        self.metrics.sink_refused.inc(now["refused"] - self._told.get("refused", 0))
-        self._told = now
+        before, self._told = self._told, self.sink.stats
+        self.metrics.sink_points.inc(self._told.points - before.points)
+        self.metrics.sink_retries.inc(self._told.retries - before.retries)
+        self.metrics.sink_refused.inc(self._told.refused - before.refused)
 
     @property
     def delivery(self) -> Delivery | None:

@@ -89,7 +89,6 @@ class SignalStage:
         self._points = PointMaker(fleet)
         self._ahead_ns = round(settings.worker.future_s * NS_PER_S)
         self._live_ns = round(settings.worker.live_s * NS_PER_S)
-        self._guarded = bool(fleet.sensors) and settings.worker.unknown_sensors != "accept"
 
     def assign(self, states: States, ends: Mapping[Partition, int]) -> None:
         """Begin anew with the partitions that are ours now; see `Stage`."""
@@ -207,8 +206,8 @@ class SignalStage:
 
     def _unwanted(self, sensor_id: str) -> bool:
         """Whether a sensor is refused, be it that one without this fleet file has heard it."""
-        refuses = self._settings.worker.unknown_sensors == "refuse"
-        return self._guarded and refuses and sensor_id not in self._fleet
+        refused = self._settings.worker.unknown_sensors == "refuse"
+        return refused and self._fleet.lacks(sensor_id)
 
     def _admit(self) -> None:
         most = self._settings.worker.max_sensors
@@ -272,7 +271,8 @@ class SignalStage:
         return dead_letter(self._settings.kafka.dead_letters, message, refused.reason, str(refused))
 
     def _quarantined(self, sensor_id: str) -> bool:
-        return self._guarded and sensor_id not in self._fleet
+        accepted = self._settings.worker.unknown_sensors == "accept"
+        return not accepted and self._fleet.lacks(sensor_id)
 
     def _outcome(
         self,

@@ -17,6 +17,7 @@ KEPT: Final = ("retention.ms", "retention.bytes", "max.message.bytes")
 # Where more than asked for only adds safety.
 AT_LEAST: Final = ("min.insync.replicas", "min.compaction.lag.ms")
 UNLIMITED: Final = float("inf")
+CHANGELOG: Final = "-changelog"
 # A sensor, what is said about it and its state lie in partitions of one number.
 TOGETHER: Final = ("signals", "transitions", "commands", "state")
 
@@ -99,15 +100,19 @@ def plan(wanted: Sequence[TopicSpec], found: Mapping[str, TopicSpec], pattern: s
 
 
 def matching(pattern: str | None, names: Iterable[str], known: Iterable[str] = ()) -> list[str]:
-    """Names that match a pattern of signal topics, as Kafka's clients see it; not the known ones.
+    """Names that match a pattern of signal topics as a whole; no known ones, no changelogs.
 
-    >>> matching("plant-.*", ["plant-1", "sensors.signals", "plant-2"], ["plant-2"])
+    >>> matching("plant-.", ["plant-1", "sensors.signals", "plant-2", "plant-10"], ["plant-2"])
     ['plant-1']
     """
     if pattern is None:
         return []
     left_out = set(known)
-    return sorted(name for name in names if re.match(pattern, name) and name not in left_out)
+    return sorted(
+        name
+        for name in names
+        if re.fullmatch(pattern, name) and name not in left_out and not name.endswith(CHANGELOG)
+    )
 
 
 def read_by(kafka: Kafka, role: Role, existing: Iterable[str]) -> list[str]:

@@ -1,9 +1,8 @@
-"""Names and a pattern in; the topics that exist, with their partitions, out."""
+"""The address of a Kafka in; the topics that exist, with their partitions, out."""
 
 import logging
-import re
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
@@ -44,27 +43,10 @@ class TopicWatch:
 
     Args:
         access: How to reach Kafka.
-        names: Topics to find.
-        pattern: Regular expression of more topics; all of a name must match.
-        never: Topics that the pattern does not mean, such as our own.
     """
 
-    def __init__(
-        self,
-        access: Access,
-        names: Collection[str],
-        *,
-        pattern: str | None = None,
-        never: Collection[str] = (),
-    ) -> None:
+    def __init__(self, access: Access) -> None:
         self._access = access
-        self._names = frozenset(names)
-        self._never = frozenset(never)
-        try:
-            self._pattern = None if pattern is None else re.compile(pattern)
-        except re.error as error:
-            raise AccessError(f"signals_pattern {pattern!r} is no expression: {error}") from error
-
         self._refusal = _Refusal()
 
     async def look(self) -> Mapping[str, int] | None:
@@ -90,7 +72,6 @@ class TopicWatch:
             return {
                 name: len(cluster.partitions_for_topic(name) or ())
                 for name in cluster.topics(exclude_internal_topics=True)
-                if self._wanted(name)
             }
         except (KafkaError, OSError) as error:
             refused = error if isinstance(error, FINAL) else self._refusal.error
@@ -103,10 +84,3 @@ class TopicWatch:
         finally:
             logging.getLogger("aiokafka").removeHandler(self._refusal)
             await client.close()
-
-    def _wanted(self, name: str) -> bool:
-        if name in self._names:
-            return True
-        if self._pattern is None or name in self._never or name.endswith("-changelog"):
-            return False
-        return self._pattern.fullmatch(name) is not None

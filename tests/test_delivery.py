@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 
 from pipeline.delivery import Delivery
+from pipeline.messages import Point
 from pipeline.metrics import Metrics
 from pipeline.stage import Outcome, Outgoing, Partition, Received, StateWrite
 
@@ -76,14 +78,14 @@ class Log:
         return True
 
 
-async def begun(stage, log, store=None):
+async def begun(stage, log, store=None, metrics=None):
     """A running delivery without checkpoints but the last."""
     delivery = Delivery(
         stage,
         store or Stored(),
         log,
         state_topic="state",
-        metrics=Metrics("signals"),
+        metrics=metrics or Metrics("signals"),
         checkpoint_s=1000.0,
         trust_s=1000.0,
         max_bytes=1e6,
@@ -103,6 +105,37 @@ async def settled(condition):
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110  (of the delivery's own thread)
             await asyncio.sleep(0.001)
+
+
+def test_a_batch_counts_as_stored_when_the_sink_has_it_and_no_sooner():
+    class Slow(Stored):
+        given = 0
+
+        def put(self, points):  # noqa: ARG002  (a protocol)
+            self.given += 1
+            return self.given
+
+    class Telling(Hearing):
+        def take(self, batch):
+            point = Point("m", (), {"x": 1.0}, 1)
+            return replace(super().take(batch), points=[point])
+
+    async def story():
+        store, metrics = Slow(), Metrics("signals")
+        delivery, _ = await begun(Telling(), Log(), store, metrics)
+        await admit(delivery, 1, 2)
+        await settled(lambda: delivery.done == 2)
+        counts = []
+        for store.confirmed in (0, 1, 2):
+            delivery.progress()
+            text = metrics.text()[0].decode()
+            name = "echowatch_received_to_stored_seconds_count"
+            line = next(one for one in text.splitlines() if one.startswith(name))
+            counts.append(float(line.split()[-1]))
+        await delivery.close(5.0)
+        return counts
+
+    assert asyncio.run(story()) == [0, 1, 2]
 
 
 def test_a_full_ledger_makes_room_before_a_checkpoint_is_due():
