@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo services test test-long soak lint bench proto clean
+.PHONY: demo services test test-long test-stack soak lint bench proto clean
 
 demo: $(READY)
 	$(BIN)/echowatch demo --out echowatch-demo
@@ -20,6 +20,10 @@ test: $(READY)
 # What takes minutes more: poison, TLS and passwords, orders of people.
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long
+
+# Grafana's boards and alert rules, and the whole stack, on real services.
+test-stack: $(READY)
+	$(BIN)/python -m pytest -m stack
 
 # Some 20 minutes of crashes, freezes and outages; the short version is one of the tests.
 soak: $(READY)
