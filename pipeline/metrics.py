@@ -135,12 +135,14 @@ class Metrics:
 
     Attributes:
         registry: What is exported, without the label `role`.
+        version, model: As `identify` was told.
     """
 
     def __init__(
         self, role: str, *, clock: Clock = time.monotonic, wall: Clock = time.time
     ) -> None:
         self.role = role
+        self.version = self.model = ""
         self.registry = CollectorRegistry()
         self._clock = clock
         self._counters: dict[str, Counter] = {}
@@ -177,6 +179,9 @@ class Metrics:
         self.checkpoints = count("checkpoints", "checkpoints", "Checkpoints that Kafka confirmed")
         self.restored = count(
             "restored", "restored_sensors", "Sensors whose state came from a checkpoint"
+        )
+        self.nan_scores = count(
+            "nan_scores", "nan_scores", "Windows that the model gave no finite score for"
         )
         for reason in DEAD_LETTER_REASONS:
             self.dead_letters.labels(reason)
@@ -253,7 +258,14 @@ class Metrics:
         return made
 
     def identify(self, *, version: str, model: str, host: str) -> None:
-        """Say who this worker is; exported as labels of `echowatch_worker_info`."""
+        """Say who this worker is; exported as labels of `echowatch_worker_info`.
+
+        Args:
+            version: Of the program.
+            model: Its full id; empty where no model is loaded.
+            host: Name of the machine.
+        """
+        self.version, self.model = version, model
         self.worker.info({"version": version, "model": model, "host": host})
 
     def forget_partitions(self, partitions: Iterable[tuple[str, int]]) -> None:

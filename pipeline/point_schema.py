@@ -98,7 +98,8 @@ peak | float | sensor's unit | largest deviation from the mean
 crest | float | | peak / rms
 kurtosis | float | | 3 for Gaussian noise
 velocity_mm_s | float | mm/s | RMS velocity 10-1000 Hz; absent where it cannot be told
-""")
+iso_zone | int | | ISO zone of it, 0 = A, 1 = B, 2 = C, 3 = D; only where the fleet file names the table and the machine runs
+""")  # noqa: E501  (one field, one line)
 _OCTAVE_FIELDS = {
     name: FieldInfo(
         "float",
@@ -178,6 +179,7 @@ sensors | int | | that have confirmed
 sensor_ids | str | | the first of them, comma separated
 first_out | str | | sensor that departed first
 opened_ns | int | ns | time of the first raise
+opened_s | float | s | the same since 1970, from which a query tells the age
 closed_ns | int | ns | 0 = open
 since_ns | int | ns | start of the earliest condition
 reopened | int | | times that it was reopened
@@ -187,6 +189,8 @@ top_band | str | | the same in words
 sentence | str | | what a technician reads
 """)
 _PIPELINE = _table("""
+model_id | str | | full id of the model, with its hash; only where there is one
+version | str | | of the program
 messages | float | | messages read since the start
 bytes | float | B | of their values
 windows | float | | judged since the start
@@ -194,6 +198,7 @@ transitions | float | | alarm state changes sent
 dead_letters | float | | messages refused
 stream_events | float | | gaps, duplicates and other disorders
 skipped | float | | messages that the restored state had heard
+nan_scores | float | | windows that the model gave no finite score for, though they were to have one
 sink_points | float | | points that InfluxDB confirmed
 sink_retries | float | | requests to InfluxDB that were repeated
 sink_refused | float | | points that InfluxDB refused for good

@@ -14,7 +14,9 @@ from zlib import crc32
 from pipeline.alarm_messages import case_names
 from pipeline.case_fold import Case
 from pipeline.fleet import Fleet
+from pipeline.iso import iso_zone
 from pipeline.messages import (
+    NS_PER_S,
     DriftScore,
     Features,
     Point,
@@ -33,6 +35,8 @@ Fields = dict[str, float | int | str | bool]
 Guard = Callable[[str], bool]
 EventType = Literal["ack", "shelve", "unshelve", "rebaseline", "maintenance", "model"]
 
+ZONES: Final = "ABCD"
+"""ISO zones; their places here are the numbers in the field `iso_zone`."""
 SENSORS_NAMED: Final = 8
 SENSORS_CACHED: Final = 50_000
 # Sensors that share one series must not overwrite each other: each has its own delay below 1 ms.
@@ -157,6 +161,8 @@ class PointMaker:
         *,
         at_ns: int,
         lags: Mapping[tuple[str, int], float] = _NO_LAGS,
+        version: str = "",
+        model_id: str = "",
     ) -> list[Point]:
         """How a worker fares.
 
@@ -166,15 +172,27 @@ class PointMaker:
             values: From `Metrics.snapshot`; names that the schema does not have are left out.
             at_ns: Present time.
             lags: (topic, partition) -> messages not yet acknowledged.
+            version: Of the program; left out where empty, as is `model_id`.
+            model_id: Of the model that scores, with its hash.
         """
         known = SCHEMA["pipeline"].fields
         tags = {"host": host, "role": role, "topic": "", "partition": ""}
         fields = _finite({name: value for name, value in values.items() if name in known})
+        said = {"version": version, "model_id": model_id}
+        fields |= {name: text for name, text in said.items() if text}
         out = [Point("pipeline", tags_of("pipeline", tags), fields, at_ns)] if fields else []
         for (topic, number), lag in lags.items():
             placed = tags_of("pipeline", {**tags, "topic": topic, "partition": str(number)})
             out.append(Point("pipeline", placed, {"lag": float(lag)}, at_ns))
         return out
+
+    def _zone(self, result: WindowResult) -> Fields:
+        """ISO zone of a window: a machine that stands still has none."""
+        velocity = result.features.velocity_mm_s if result.features is not None else None
+        if velocity is None or not (result.running and isfinite(velocity) and velocity >= 0.0):
+            return {}
+        iso = self._fleet.sensor(result.sensor_id).iso
+        return {} if iso is None else {"iso_zone": ZONES.index(iso_zone(velocity, iso))}
 
     def _tags(self, sensor_id: str) -> SensorTags:
         known = self._known.get(sensor_id)
@@ -191,7 +209,7 @@ class PointMaker:
         at_ns = result.window_end_ns
         out = [Point("sensor_health", tags.plain, _health_fields(result, result.health), at_ns)]
         if result.features is not None:
-            fields = _feature_fields(result.features)
+            fields = _feature_fields(result.features) | self._zone(result)
             if fields:
                 out.append(Point("vib_features", tags.plain, fields, at_ns))
         if result.drift is not None:
@@ -342,6 +360,7 @@ def _case_fields(case: Case, fleet: Fleet) -> Fields:
         "sensor_ids": ",".join(ids),
         "first_out": case.first_out,
         "opened_ns": case.opened_ns,
+        "opened_s": case.opened_ns / NS_PER_S,
         "closed_ns": case.closed_ns or 0,
         "since_ns": case.since_ns,
         "reopened": case.reopened,

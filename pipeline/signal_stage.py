@@ -6,6 +6,7 @@ are restored when they are first heard, so that a new assignment costs little mo
 of the changelog.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -313,6 +314,7 @@ class SignalStage:
     def _count(self, done: Processed, transitions: int, newest_ns: int) -> None:
         metrics = self._metrics
         metrics.windows.inc(len(done.windows))
+        metrics.nan_scores.inc(sum(map(lacks_score, done.windows)))
         metrics.batch_windows.observe(len(done.windows))
         metrics.transitions.inc(transitions)
         metrics.sensors.set(len(self._records.known))
@@ -320,6 +322,17 @@ class SignalStage:
             metrics.stream_events.labels(event.kind).inc()
         if newest_ns:
             metrics.last_event_ns.set(newest_ns)
+
+
+def lacks_score(window: WindowResult) -> bool:
+    """Whether a window that was to be scored has no finite score.
+
+    Embeddings that are not finite never reach the baseline: such a window says `not_embedded`. A
+    score of finite embeddings that is none would compare as healthy, so that nobody would hear.
+    """
+    drift = window.drift
+    bad = drift is not None and bool(drift.band_shares) and not math.isfinite(drift.score)
+    return bad or NOT_EMBEDDED in window.health.faults
 
 
 class _Timed:

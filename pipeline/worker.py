@@ -62,7 +62,7 @@ class Worker:
 
     def _runner(self, role: Role) -> RoleRunner:
         metrics = Metrics(role)
-        model = self._encoder.model_id if self._encoder is not None else "none"
+        model = self._encoder.model_id if self._encoder is not None else ""
         metrics.identify(version=__version__, model=model, host=platform.node())
         stage: SignalStage | CaseStage
         if role == "signals":
@@ -153,7 +153,13 @@ class Worker:
                     continue
                 runner.sink.put(
                     points.pipeline_points(
-                        host, runner.role, numbers, at_ns=time.time_ns(), lags=lags
+                        host,
+                        runner.role,
+                        numbers,
+                        at_ns=time.time_ns(),
+                        lags=lags,
+                        version=runner.metrics.version,
+                        model_id=runner.metrics.model,
                     )
                 )
 

@@ -4,10 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alarm_cases import one, quick
+from pipeline.fleet import Fleet, SensorInfo
+from pipeline.iso import Iso
 from pipeline.messages import Processed, SensorHealth, StreamEvent, WindowResult
 from pipeline.metrics import Metrics
 from pipeline.orders import new_order
@@ -109,7 +112,7 @@ def test_a_worker_without_a_number_yet_gives_no_point():
 
 
 def test_the_schema_has_every_number_of_a_worker_but_the_split_counts():
-    known = set(SCHEMA["pipeline"].fields)
+    known = {n for n, of in SCHEMA["pipeline"].fields.items() if of.kind == "float"}
     now = [100.0]
     metrics = Metrics("signals", clock=lambda: now[0], wall=lambda: now[0])
     for timing in ("batch_messages", "batch_windows", "embed_s", "sample_to_score_s"):
@@ -121,6 +124,34 @@ def test_the_schema_has_every_number_of_a_worker_but_the_split_counts():
     told = set(metrics.snapshot())
     split = {name for name in told if re.match(r"(dead_letters|stream_events)_", name)}
     assert told - split == known
+
+
+def test_a_worker_says_which_program_and_model_it_is():
+    maker = PointMaker(FLEET)
+    who = {"version": "0.1.0", "model_id": "echo-nano-1a2b3c4d"}
+    (told,) = maker.pipeline_points("h1", "signals", {"windows": 1.0}, at_ns=T0, **who)
+    assert_conforms(told)
+    assert told.fields == {"windows": 1.0, **who}
+    (dumb,) = maker.pipeline_points("h1", "cases", {"windows": 1.0}, at_ns=T0)
+    assert set(dumb.fields) == {"windows"}
+
+
+@pytest.mark.parametrize(("velocity", "zone"), [(0.0, 0), (2.0, 1), (2.81, 2), (9.0, 3)])
+def test_a_running_machine_of_a_known_kind_has_an_iso_zone(velocity, zone):
+    kind = SensorInfo(SENSORS[0], "mill/wet/pump3", iso=Iso("10816-3", 2, "rigid"))
+    window = scored()
+    window = replace(window, features=replace(window.features, velocity_mm_s=velocity))
+
+    def told(fleet, **changed):
+        points = PointMaker(fleet).points(processed([replace(window, **changed)]))
+        return by_measurement(points)["vib_features"].fields.get("iso_zone")
+
+    assert told(Fleet((kind,))) == zone
+    assert told(FLEET) is None  # nobody said which limits hold
+    assert told(Fleet((kind,)), running=False) is None
+    for none in (None, math.nan, math.inf):
+        features = replace(window.features, velocity_mm_s=none)
+        assert told(Fleet((kind,)), features=features) is None
 
 
 def test_no_name_needs_quotes_in_a_query():
@@ -288,6 +319,7 @@ def test_a_case_is_stamped_with_its_newest_change_and_says_how_it_stands():
     assert told.at_ns == T0 + 7
     assert dict(told.tags)["asset"] == "mill/wet/pump3"
     fields = told.fields
+    assert fields["opened_s"] == fields["opened_ns"] / 1e9
     assert (fields["open"], fields["severity"], fields["current"], fields["sensors"]) == (
         True, 3, 3, 2
     )  # fmt: skip

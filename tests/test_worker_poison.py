@@ -331,7 +331,8 @@ class NoStates:
 def test_a_window_that_the_encoder_cannot_take_is_tried_alone_once_and_told():
     settings = load({"ECHOWATCH_PROFILE": "accelerated"})
     encoder = Refusing(load_engine(settings), 150)
-    stage = SignalStage(settings, Fleet(), encoder, metrics=Metrics("signals"))
+    metrics = Metrics("signals")
+    stage = SignalStage(settings, Fleet(), encoder, metrics=metrics)
     stage.assign(NoStates(), {})
     chunks = list(simulate.plant(6, sensors=4, hours=0.15, every_s=10.0, faults=False).chunks())
     received = [
@@ -343,6 +344,7 @@ def test_a_window_that_the_encoder_cannot_take_is_tried_alone_once_and_told():
     assert sum(outcome.windows for outcome in outcomes) == len(expected)
     letters = [m for o in outcomes for m in o.messages if m.headers.get("reason")]
     assert [letter.headers["reason"] for letter in letters] == [b"encoder_failed"]
+    assert metrics.snapshot()["nan_scores"] == 1.0
     (letter,) = letters
     assert (letter.key.decode(), int(letter.headers["window_end_ns"])) in expected
     together, alone = encoder.calls
