@@ -67,3 +67,10 @@ def influx_own():
     """An InfluxDB of one's own, to be stopped and killed."""
     with services.started(InfluxServer) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def grafana(influx, board_plant):
+    """A Grafana whose boards show the plant that tests share; without alert rules."""
+    with services.grafana(influx, board_plant.bucket) as server:
+        yield server

@@ -1,4 +1,4 @@
-"""Real Kafka and InfluxDB for tests and people, wherever this machine can get them from.
+"""Real Kafka, InfluxDB and Grafana for tests and people, wherever this machine can get them from.
 
 Found in this order: an address in the environment, a folder with binaries, what was fetched or
 built earlier, package registries. Else the test is skipped by name (which CI counts as a failure).
@@ -14,12 +14,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import pytest
 
+from service_grafana import GrafanaServer
 from service_influx import InfluxAccess, InfluxServer, built, influxd
 from service_kafka import KafkaServer, jars, java
 from service_process import MissingError, Server, free_port, say
@@ -90,6 +91,24 @@ def influx() -> Iterator[InfluxServer | GivenInflux]:
         return
     with started(InfluxServer) as server:
         yield server
+
+
+def grafana(
+    influx: InfluxAccess, bucket: str, *, alerting: bool = False, **variables: str
+) -> AbstractContextManager[GrafanaServer]:
+    """A Grafana with the project's data sources, boards and (if asked for) alert rules.
+
+    Args:
+        influx: Where the results are.
+        bucket: In which bucket.
+        alerting: Whether it evaluates the alert rules.
+        variables: WEBHOOK_URL="..." for ECHOWATCH_GRAFANA_WEBHOOK_URL and so on; GF_... as is.
+    """
+    return started(
+        lambda folder: GrafanaServer(
+            folder, influx.url, bucket, influx.token, alerting=alerting, variables=variables
+        )
+    )
 
 
 def run(folder: Path) -> None:
