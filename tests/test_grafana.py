@@ -63,7 +63,7 @@ def test_a_panel_query_through_grafana_gives_the_rows_of_influx(shown):
 
 
 def test_a_query_that_influx_refuses_is_an_error(shown):
-    with pytest.raises(GrafanaError, match="500.*plugin"):
+    with pytest.raises(GrafanaError, match=r"500.*plugin"):
         asked(shown, "SELECT")
 
 
