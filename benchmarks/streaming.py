@@ -224,6 +224,7 @@ class Broker:
             "ECHOWATCH_KAFKA__TRANSITIONS": f"{name}.transitions",
             "ECHOWATCH_KAFKA__ALARMS": f"{name}.alarms",
             "ECHOWATCH_KAFKA__COMMANDS": f"{name}.commands",
+            "ECHOWATCH_KAFKA__SNAPSHOTS": f"{name}.snapshots",
             "ECHOWATCH_KAFKA__DEAD_LETTERS": f"{name}.dead",
             "ECHOWATCH_INFLUX__URL": self.influx.url,
             "ECHOWATCH_INFLUX__ORG": self.influx.org,

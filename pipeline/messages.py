@@ -311,6 +311,8 @@ class WindowResult:
         status: The sensor's status after this window.
         running: Whether the machine ran (running gate).
         drift: None where the window was neither learnt nor scored.
+        pin: Place at which its samples are to be kept for people, see `pipeline.pins`, or empty.
+        window: The window itself where `pin` names a place.
     """
 
     sensor_id: str
@@ -323,6 +325,8 @@ class WindowResult:
     features: Features | None = None
     drift: DriftScore | None = None
     transitions: tuple[Transition, ...] = ()
+    pin: str = ""
+    window: Window | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

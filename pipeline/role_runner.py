@@ -114,7 +114,8 @@ class RoleRunner:
     def _lacking(self, found: Mapping[str, int]) -> tuple[str, ...]:
         kafka = self._settings.kafka
         needed = [kafka.transitions, kafka.dead_letters]
-        needed += [kafka.commands] if self.role == "signals" else [kafka.alarms]
+        ours = [kafka.commands, kafka.snapshots] if self.role == "signals" else [kafka.alarms]
+        needed += ours
         missing = [f"topic {name}" for name in needed if name not in found]
         kinds = read_by(kafka, self.role, found)
         if self.role == "signals" and not set(kinds) & set(found):

@@ -37,6 +37,7 @@ from pipeline.messages import (
 )
 from pipeline.pace import Pace
 from pipeline.pictures import Pictures
+from pipeline.pins import Pins
 from pipeline.ready import Judged, Ready, condition_of, transitions_of
 from pipeline.reference import Reference
 from pipeline.running import RunningGate
@@ -101,6 +102,7 @@ class SensorMonitor:
         self._breaks = Breaks(sensor_id)
         self._velocity = VelocityAverage()
         self._pictures = Pictures(sensor_id)
+        self._pins = Pins()
         self._gain = 0.0
 
     @property
@@ -173,34 +175,34 @@ class SensorMonitor:
         """
         if cut.gain != 0.0 and embedding is None:
             cut = cut.not_embedded()
-        window = cut.window
+        window, end_ns = cut.window, cut.window.end_ns
         if cut.renews:
-            self._reference.renew()
-            self._pictures.forget()
+            self._forget()
             self._renewing = False
-        step_s = self._pace.step(window.end_ns)
-        self._pace.hear(window.end_ns)
+        step_s = self._pace.step(end_ns)
+        self._pace.hear(end_ns)
         running = cut.features is not None and self._reference.gate.running(cut.features.rms)
         drift, verdict = None, None
         if running and embedding is not None and self._reference.comparable(window.samples.size):
             drift, verdict = self._compare(cut, embedding, step_s, edges)
         condition = condition_of(cut.health, running=running, scored=verdict is not None)
-        transitions = transitions_of(
-            self.alarms, window.end_ns, condition, cut.health, verdict, drift
-        )
+        transitions = transitions_of(self.alarms, end_ns, condition, cut.health, verdict, drift)
         if cut.health.ok:
             self._pictures.latest_window = window
+        pin = self._pins.take(end_ns, self.alarms.status, drift, transitions)
         result = WindowResult(
             sensor_id=self.sensor_id,
             asset=self.asset,
             window_start_ns=window.start_ns,
-            window_end_ns=window.end_ns,
+            window_end_ns=end_ns,
             status=self.alarms.status,
             running=running,
             health=cut.health,
             features=self._velocity.averaged(window, cut.features, running=running),
             drift=drift,
             transitions=transitions,
+            pin=pin,
+            window=window if pin else None,
         )
         return Judged(result, self._pictures.asked_for(window, transitions))
 
@@ -238,9 +240,14 @@ class SensorMonitor:
         """
         done = obeyed(self.alarms, action, at_ns, by, why, until_ns)
         if action == "rebaseline":
-            self._reference.renew()
-            self._pictures.forget()
+            self._forget()
         return done
+
+    def _forget(self) -> None:
+        """Learn health anew."""
+        self._reference.renew()
+        self._pictures.forget()
+        self._pins.forget()
 
     def silence(self) -> WindowResult:
         """The sensor has been silent for too long: its state is unknown from the deadline on.
@@ -316,6 +323,7 @@ class SensorMonitor:
             "velocity": self._velocity,
             "leaps": self._leaps,
             "pace": self._pace,
+            "pins": self._pins,
         }
 
     def export_live(self) -> State:
@@ -355,7 +363,7 @@ class SensorMonitor:
             raise ValueError(f"sensor state version must be {VERSION}, got {live.get('version')}")
         self._reference.import_state(live["reference"], baseline)
         for name, stage in self._stages.items():
-            if live[name] is not None:
+            if live.get(name) is not None:
                 stage.import_state(live[name])
         self._events = [StreamEvent(**event) for event in live["events"]]
         self._format.import_state(live["format"])

@@ -79,6 +79,7 @@ class Kafka(Group):
     transitions: str = Field("sensor.transitions", description="topic of alarm state changes")
     alarms: str = Field("machine.alarms", description="topic of cases, compacted")
     commands: str = Field("machine.commands", description="topic of what people say, compacted")
+    snapshots: str = Field("sensor.snapshots", description="topic of waveforms, compacted")
     dead_letters: str = Field("sensors.dead-letters", description="topic of refused messages")
     partitions: int = Field(12, ge=1, description="partitions of every topic; most workers useful")
     replication: int = Field(1, ge=1, description="copies of every topic; 3 in a plant")
@@ -139,6 +140,34 @@ class Influx(Group):
             SecretError: for a file that cannot be read or is empty.
         """
         return secret(self.token, self.token_file, "influx.token")
+
+
+class Serve(Group):
+    """How pictures of cases are shown."""
+
+    host: str = Field(
+        "127.0.0.1", description="address of the pages; beyond this machine it needs a token"
+    )
+    port: int = Field(8630, ge=0, le=65_535, description="port of the pages; 0 = any free one")
+    token: SecretStr | None = Field(None, description="what a visitor must know")
+    token_file: Path | None = Field(None, description="file with the token")
+    cert_file: Path | None = Field(None, description="certificate and chain (PEM): serve by https")
+    key_file: Path | None = Field(None, description="key of the certificate (PEM)")
+    store_mb: float = Field(256.0, ge=1, description="pictures and cases held in memory, MB")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Serve":
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file go together")
+        return self
+
+    def token_text(self) -> str | None:
+        """The token.
+
+        Raises:
+            SecretError: for a file that cannot be read or is empty.
+        """
+        return secret(self.token, self.token_file, "serve.token")
 
 
 class WorkerSettings(Group):

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.drift import DETECTORS
-from pipeline.service_settings import Group, Influx, Kafka, WorkerSettings
+from pipeline.service_settings import Group, Influx, Kafka, Serve, WorkerSettings
 
 PREFIX = "ECHOWATCH_"
 DAY_S = 86_400.0
@@ -118,6 +118,7 @@ class Settings(BaseSettings):
     kafka: Kafka = Kafka()
     influx: Influx = Influx()
     worker: WorkerSettings = WorkerSettings()
+    serve: Serve = Serve()
 
     @classmethod
     def settings_customise_sources(
@@ -133,7 +134,8 @@ class Settings(BaseSettings):
 
     def of_results(self) -> dict[str, Any]:
         """All that results depend on, JSON-able: no service, no secret."""
-        return self.model_dump(mode="json", exclude={"kafka", "influx", "worker", "threads"})
+        services = {"kafka", "influx", "worker", "serve", "threads"}
+        return self.model_dump(mode="json", exclude=services)
 
 
 class SettingsError(ValueError):

@@ -36,6 +36,7 @@ from pipeline.promises import Obeyed, from_record, to_record
 from pipeline.sensor import SensorMonitor
 from pipeline.sensor_records import SensorRecords
 from pipeline.settings import Settings
+from pipeline.snapshots import key_of, snapshot_to_bytes
 from pipeline.stage import (
     CONTENT_TYPE,
     MAX_DETAIL,
@@ -293,10 +294,19 @@ class SignalStage:
         messages = [Outgoing(topic, t.asset.encode(), transition_to_json(t)) for t in changes]
         told_before = [message for told in overdue for message in told.messages]
         failed = [self._failed(w) for w in done.windows if NOT_EMBEDDED in w.health.faults]
+        kept = [self._snapshot(w) for w in done.windows if w.pin and not self._stranger(w)]
         newest_ns = max((window.window_end_ns for window in done.windows), default=0)
         self._count(done, len(messages), newest_ns)
-        outgoing = [*letters, *failed, *told_before, *messages]
+        outgoing = [*letters, *failed, *kept, *told_before, *messages]
         return Outcome(points, outgoing, len(done.windows), newest_ns, barrier)
+
+    def _stranger(self, window: WindowResult) -> bool:
+        return self._quarantined(window.sensor_id)
+
+    def _snapshot(self, window: WindowResult) -> Outgoing:
+        """The samples of a window that people will want to see."""
+        topic = self._settings.kafka.snapshots
+        return Outgoing(topic, key_of(window), snapshot_to_bytes(window))
 
     def _failed(self, window: WindowResult) -> Outgoing:
         """What tells of a window that the encoder could not take; its signal is in its topic."""

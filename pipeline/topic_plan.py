@@ -119,7 +119,7 @@ def read_by(kafka: Kafka, role: Role, existing: Iterable[str]) -> list[str]:
     """Topics whose messages the workers of a role read; what people say is read beside them."""
     if role == "cases":
         return [kafka.transitions]
-    others = (kafka.transitions, kafka.alarms, kafka.commands, kafka.dead_letters)
+    others = (kafka.transitions, kafka.alarms, kafka.commands, kafka.snapshots, kafka.dead_letters)
     return [*kafka.signals, *matching(kafka.signals_pattern, existing, (*kafka.signals, *others))]
 
 

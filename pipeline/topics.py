@@ -27,6 +27,8 @@ TRANSITION_DAYS: Final = 30
 DEAD_LETTER_DAYS: Final = 14
 # A shelving ends after a week; who said what is asked for a year.
 COMMAND_DAYS: Final = 365
+# Pictures of health are taken anew after 90 days of running.
+SNAPSHOT_DAYS: Final = 730
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ class TopicSpec:
 
     Attributes:
         name: Name of the topic.
-        kind: What it holds: signals, transitions, alarms, commands, dead-letters or state.
+        kind: What it holds: signals, transitions, alarms, commands, snapshots, dead-letters or
+            state.
         partitions: Partitions.
         replication: Copies.
         config: Kafka's names of settings -> values as Kafka writes them.
@@ -75,12 +78,14 @@ def specs(kafka: Kafka) -> tuple[TopicSpec, ...]:
         "retention.bytes": "-1" if max_gb is None else str(round(max_gb * 1e9)),
     }
     compact = {"cleanup.policy": "compact"}
+    seen = {"cleanup.policy": "compact,delete", "retention.ms": str(SNAPSHOT_DAYS * DAY_MS)}
     said = {"cleanup.policy": "compact,delete", "retention.ms": str(COMMAND_DAYS * DAY_MS)}
     named = [
         *((name, "signals", retention) for name in kafka.signals),
         (kafka.transitions, "transitions", _kept(TRANSITION_DAYS)),
         (kafka.alarms, "alarms", compact),
         (kafka.commands, "commands", said),
+        (kafka.snapshots, "snapshots", seen),
         (kafka.dead_letters, "dead-letters", _kept(DEAD_LETTER_DAYS, DEAD_LETTER_BYTES)),
         *((state_topic(kafka, role), "state", state_config()) for role in ROLES),
     ]

@@ -35,9 +35,10 @@ CORE = {
     "gain": set(),
     "velocity": {"messages", "indicators"},
     "pictures": {"messages", "indicators"},
+    "pins": {"messages"},
     "reference": {"messages", "running", "baseline", "drift"},
     "sensor": {
-        "messages", "windows", "signal_shape", "health", "breaks", "velocity", "pictures",
+        "messages", "windows", "signal_shape", "health", "breaks", "velocity", "pictures", "pins",
         "running", "baseline", "drift", "reference", "alarms", "arrival", "pace", "gain",
         "asked", "ready",
     },

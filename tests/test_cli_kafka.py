@@ -27,7 +27,7 @@ class Plant:
 
     def __init__(self, kafka, monkeypatch, **given):
         mine = uuid.uuid4().hex[:10]
-        names = ("transitions", "alarms", "commands", "dead_letters")
+        names = ("transitions", "alarms", "commands", "snapshots", "dead_letters")
         self.settings = {name: f"{mine}.{name}" for name in names}
         self.settings |= {"signals": f"{mine}.signals", "group": mine, "partitions": 2}
         self.settings |= {"bootstrap": kafka.bootstrap}

@@ -34,7 +34,7 @@ def test_every_topic_of_the_settings_is_named_once():
     names = [spec.name for spec in every]
     assert names[:2] == ["plant.one", "plant.two"]
     assert set(names[2:]) == {
-        kafka.transitions, kafka.alarms, kafka.commands, kafka.dead_letters,
+        kafka.transitions, kafka.alarms, kafka.commands, kafka.snapshots, kafka.dead_letters,
         "g-signals-state-changelog", "g-cases-state-changelog",
     }  # fmt: skip
     assert {spec.partitions for spec in every} == {kafka.partitions}

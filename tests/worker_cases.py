@@ -116,7 +116,8 @@ class Plant:
             "GROUP": self.name,
             "PARTITIONS": str(self.partitions),
         }
-        for topic in ("SIGNALS", "TRANSITIONS", "ALARMS", "COMMANDS", "DEAD_LETTERS"):
+        names = ("SIGNALS", "TRANSITIONS", "ALARMS", "COMMANDS", "SNAPSHOTS", "DEAD_LETTERS")
+        for topic in names:
             kafka[topic] = f"{self.name}.{topic.lower()}"
         self.environment = {f"ECHOWATCH_KAFKA__{k}": v for k, v in kafka.items()}
         self.environment |= {
