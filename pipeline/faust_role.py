@@ -28,6 +28,7 @@ from yarl import URL
 
 from connectors.kafka_access import Access
 from pipeline.delivery import Delivery
+from pipeline.faust_transport import transport_of
 from pipeline.metrics import Metrics
 from pipeline.service_settings import Kafka, WorkerSettings
 from pipeline.stage import Outgoing, Partition, Received, StateWrite
@@ -45,6 +46,8 @@ FATAL: Final = (
 # Messages between the consumer and the agent: few, for a full buffer stalls all topics of an app.
 BUFFER_MESSAGES: Final = 512
 POLL_MESSAGES: Final = 64
+# Only its answer tells a worker that another one has left or joined.
+HEARTBEAT_S: Final = 1.0
 REVOKE_S: Final = 2.5
 STOP_S: Final = 4.0
 LOOK_S: Final = 2.0
@@ -58,9 +61,10 @@ def make_app(
 ) -> faust.App:
     """A Faust app with the settings that were measured to lose nothing."""
     session_s = worker.session_timeout_s
-    return faust.App(
+    brokers = [URL(f"kafka://{address}") for address in access.bootstrap]
+    app = faust.App(
         group_of(kafka, role),
-        broker=[URL(f"kafka://{address}") for address in access.bootstrap],
+        broker=brokers,
         broker_credentials=_credentials(access),
         store="memory://",
         datadir=tempfile.gettempdir(),  # the memory store writes nothing
@@ -71,7 +75,7 @@ def make_app(
         topic_disable_leader=True,
         consumer_group_instance_id=worker.instance_id,
         broker_session_timeout=session_s,
-        broker_heartbeat_interval=session_s / 5,
+        broker_heartbeat_interval=min(HEARTBEAT_S, session_s / 5),
         broker_request_timeout=max(40.0, session_s + 5.0),
         # A full ledger stops polling for as long as InfluxDB is down.
         broker_max_poll_interval=86_400.0,
@@ -87,6 +91,8 @@ def make_app(
         producer_max_request_size=STATE_BYTES,
         agent_supervisor="mode.CrashingSupervisor",
     )
+    app.transport = transport_of(app, brokers)
+    return app
 
 
 def _credentials(access: Access) -> Any:
