@@ -1,0 +1,239 @@
+"""The board for the start of a shift: which machine is sick, and since when."""
+# ruff: noqa: INP001  (scripts beside the JSON that they write, no package)
+
+from typing import Final
+
+from board_frame import RAW, Row, board, constant, tag_variable
+from board_parts import (
+    RED, SHORT_ID, STATES, STATE_WORDS, YES_NO, Json, ask, by_worst, columns, count_stat, heat,
+    link, override, panel, rows, stat_options, states_over_time, steps, BARE, PURPLE,
+)  # fmt: skip
+from board_queries import (
+    ASSET_NOW, EVERY, IN_RANGE, LAST_DAY, OPEN_CASES, RECENT, SCOPE, last, select,
+)  # fmt: skip
+
+ASSET_BOARD: Final = (
+    "/d/echowatch-asset?${__url_time_range}&var-datasource=${datasource}&var-asset="
+)
+
+ABOUT_STATE: Final = {
+    "alarm": "Machines that are far beyond their baseline. An alarm stays until a person "
+    "acknowledges it.",
+    "alert": "Machines clearly beyond their baseline.",
+    "advisory": "Machines beyond the limit that a healthy one crosses once in 10,000 windows.",
+    "ok": "Machines as they were when they were learnt.",
+    "learning": "Machines without a baseline yet: nobody watches their drift so far.",
+    "stopped": "Machines that stand still.",
+    "unknown": "Machines none of whose sensors can be believed, or which are silent. Neither "
+    "good nor bad.",
+}
+
+
+def _counts() -> list[tuple[int, Json]]:
+    return [
+        (
+            3,
+            count_stat(
+                word.capitalize(),
+                f"{ABOUT_STATE[word]} Counted by their worst sensor, now.",
+                select("count(worst) AS machines", ASSET_NOW, f"worst = {code}"),
+                colour,
+            ),
+        )
+        for code, word, colour in STATES
+    ]
+
+
+def _silent() -> Json:
+    newest = select(last("faults"), "sensor_health", RECENT, SCOPE, by="sensor")
+    return count_stat(
+        "Silent",
+        "Sensors that send nothing any more. Their machine is not watched by them: see the board "
+        "Sensor health.",
+        select("count(faults) AS sensors", newest, "faults =~ /silent/"),
+        PURPLE,
+    )
+
+
+def _load() -> Json:
+    return panel(
+        "stat",
+        "Raised, 24 h",
+        "Alarms and warnings that a sensor raised or escalated in the last 24 hours of the range. "
+        "ISA-18.2: about 150 per operator and day are manageable, 300 the most.",
+        [
+            ask(
+                select(
+                    "count(state) AS raised", "alarm", LAST_DAY, SCOPE,
+                    "(action = 'raise' OR action = 'escalate')",
+                )
+            )
+        ],
+        options=stat_options(),
+        field={"thresholds": steps((None, "text"), (150, "#FF780A"), (300, RED)), "decimals": 0},
+        empty="none",
+    )  # fmt: skip
+
+
+def _newest() -> Json:
+    return panel(
+        "stat",
+        "Newest data",
+        "When the newest window of any sensor ended. If this is long ago, everything else on this "
+        "board is old: see the board Pipeline.",
+        [ask(select("last(ok) AS ok", "sensor_health", RECENT, SCOPE), table=True)],
+        options=stat_options()
+        | {"reduceOptions": {"calcs": ["max"], "fields": "/^[Tt]ime$/", "values": False}},
+        field={"unit": "dateTimeFromNow"},
+    )
+
+
+def _machines() -> Json:
+    return panel(
+        "stat",
+        "Machines now, worst first",
+        "Each machine in the colour of its worst sensor that can be believed. Click one for its "
+        "board.",
+        [ask(select("worst, asset", ASSET_NOW), table=True)],
+        options=stat_options(colour="background", every=True)
+        | {"textMode": "value_and_name", "text": {"titleSize": 15, "valueSize": 13}},
+        field={
+            "mappings": STATE_WORDS,
+            "displayName": "${__data.fields.asset.text}",
+            "links": [link("Board of this machine", ASSET_BOARD + "${__data.fields.asset}")],
+        },
+        overrides=[override("asset", mappings=SHORT_ID, displayName="asset")],
+        transform=[BARE, columns({"worst": "worst", "asset": "asset"}), by_worst("worst")],
+    )
+
+
+def _cases() -> Json:
+    shown = {
+        "current": "State",
+        "asset": "Machine",
+        "opened": "Since",
+        "top_band": "Band",
+        "sentence": "What departs",
+        "sensors": "Sensors",
+        "acked": "Ack",
+        "case": "Picture",
+    }
+    return rows(
+        "Open cases, worst first",
+        "One case per machine: everything that its sensors say, in one sentence. The picture shows "
+        "waveform and spectrum, now and healthy.",
+        [
+            ask(
+                select(
+                    "current, asset, opened_s * 1000 AS opened, top_band, sentence, sensors, "
+                    "acked, case_id",
+                    OPEN_CASES,
+                    "open = true",
+                ),
+                table=True,
+            )
+        ],
+        [columns(shown | {"case_id": "Picture"}), by_worst("Since"), by_worst("State")],
+        overrides=[
+            override(
+                "State",
+                mappings=STATE_WORDS,
+                custom__cellOptions={"type": "color-background", "mode": "basic"},
+                custom__width=90,
+                custom__align="left",
+            ),
+            override(
+                "Machine",
+                mappings=SHORT_ID,
+                links=[link("Board of this machine", ASSET_BOARD + "${__value.raw}")],
+                custom__width=190,
+            ),
+            override("Since", unit="dateTimeFromNow", custom__width=130, custom__align="left"),
+            override("Band", custom__width=110),
+            override("Sensors", custom__width=75, decimals=0),
+            override("Ack", mappings=YES_NO, custom__width=60),
+            override(
+                "Picture",
+                mappings=[
+                    {
+                        "type": "regex",
+                        "options": {"pattern": ".+", "result": {"text": "open", "index": 0}},
+                    }
+                ],
+                links=[
+                    link(
+                        "Waveform and spectrum, now and healthy",
+                        "${snapshots}/case?asset=${__data.fields.Machine}",
+                        new_tab=True,
+                    )
+                ],
+                custom__width=75,
+            ),
+        ],
+        empty="No open case",
+    )
+
+
+def _timeline() -> Json:
+    return states_over_time(
+        "Machines over time",
+        "The worst state of the sensors of each machine. Grey stands still, blue learns, purple "
+        "cannot be believed.",
+        [
+            ask(
+                select(
+                    "max(state) AS state", "sensor_health", IN_RANGE, SCOPE, by=f"{EVERY}, asset"
+                ),
+                "$tag_asset",
+            )
+        ],
+        transform=[_unplanted()],
+        maxDataPoints=240,
+    )
+
+
+def _unplanted() -> Json:
+    """Names of series without the plant."""
+    return {"id": "renameByRegex", "options": {"regex": "^[^/]+/(.+)$", "renamePattern": "$1"}}
+
+
+def _drift() -> Json:
+    return heat(
+        "How far from the alarm limit",
+        "Evidence / limit of the worst sensor of each machine: 1 is the limit at which an alarm is "
+        "due if it lasts. Empty where a machine stands or learns.",
+        [
+            ask(
+                select("max(ratio) AS ratio", "drift", IN_RANGE, SCOPE, by=f"{EVERY}, asset"),
+                "$tag_asset",
+            )
+        ],
+        transform=[_unplanted()],
+        maxDataPoints=96,
+        downwards=True,
+        scale={"scheme": "Inferno", "min": 0, "max": 1.5},
+    )
+
+
+def fleet(snapshots: str) -> Json:
+    """The board.
+
+    Args:
+        snapshots: Address of `echowatch serve`, as the browser sees it.
+    """
+    layout: list[Row] = [
+        (3, [*_counts(), (3, _silent())]),
+        (7, [(21, _machines()), (3, [(4, _load()), (3, _newest())])]),
+        (7, [(24, _cases())]),
+        (15, [(12, _timeline()), (12, _drift())]),
+    ]
+    return board(
+        "fleet",
+        "Start of the shift: which machine is sick, since when, and can it wait?",
+        layout,
+        [
+            RAW,
+            *(tag_variable(name) for name in ("plant", "area", "line", "asset")),
+            constant("snapshots", snapshots),
+        ],
+    )

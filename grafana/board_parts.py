@@ -1,0 +1,315 @@
+"""Titles, words and queries in, Grafana's JSON of panels and variables out.
+
+Classic dashboards of schema version 38, which Grafana 10 to 13 read, with core panels only. What a
+colour means is said once, here: the states of docs/influx.md look the same on every board.
+"""  # noqa: INP001  (scripts beside the JSON that they write, no package)
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+Json = dict[str, Any]
+
+SOURCE: Final[Json] = {"type": "influxdb", "uid": "${datasource}"}
+LONG_TERM: Final[Json] = {"type": "influxdb", "uid": "${longterm}"}
+
+GREEN, YELLOW, ORANGE, RED = "#3F833D", "#F2CC0C", "#FF780A", "#E02F44"
+BLUE, GREY, PURPLE, QUIET = "#3274D9", "#6E7683", "#8F3BB8", "#8e9299"
+
+STATES: Final = (
+    (3, "alarm", RED),
+    (2, "alert", ORANGE),
+    (1, "advisory", YELLOW),
+    (0, "ok", GREEN),
+    (-1, "learning", BLUE),
+    (-2, "stopped", GREY),
+    (-3, "unknown", PURPLE),
+)
+"""Status code, word, colour: of docs/influx.md. What says nothing is never green or red."""
+
+Mappings = list[Json]
+
+
+def words(pairs: Sequence[tuple[int | str, str, str]]) -> Mappings:
+    """Value mappings: value -> text and colour; without colour where that is empty."""
+    options = {
+        str(value): {"text": text, "index": index} | ({"color": colour} if colour else {})
+        for index, (value, text, colour) in enumerate(pairs)
+    }
+    return [{"type": "value", "options": options}]
+
+
+STATE_WORDS: Final = words(STATES)
+ZONE_WORDS: Final = words(((0, "A", GREEN), (1, "B", "#7E9C3A"), (2, "C", ORANGE), (3, "D", RED)))
+# A machine is shown without its plant: links still get the whole id.
+SHORT_ID: Final[Mappings] = [
+    {"type": "regex", "options": {"pattern": "^[^/]+/(.+)$", "result": {"text": "$1", "index": 0}}}
+]
+YES_NO: Final = words((("true", "yes", ""), ("false", "no", "")))
+
+
+def steps(*pairs: tuple[float | None, str]) -> Json:
+    """Thresholds: each colour from its value on; the first has None."""
+    return {
+        "mode": "absolute",
+        "steps": [{"value": value, "color": colour} for value, colour in pairs],
+    }
+
+
+PLAIN: Final = steps((None, "text"))
+
+
+def ask(
+    query: str, alias: str = "", *, ref: str = "A", table: bool = False, of: Json = SOURCE
+) -> Json:
+    """One query of a panel.
+
+    Args:
+        query: InfluxQL.
+        alias: Name of each series, of its tags.
+        ref: Letter within the panel.
+        table: Rows instead of series over time.
+        of: Data source.
+    """
+    return {
+        "refId": ref,
+        "datasource": of,
+        "rawQuery": True,
+        "query": query,
+        "resultFormat": "table" if table else "time_series",
+        "alias": alias,
+    }
+
+
+def panel(
+    kind: str,
+    title: str,
+    about: str,
+    targets: Sequence[Json],
+    *,
+    options: Mapping[str, Any] | None = None,
+    field: Mapping[str, Any] | None = None,
+    overrides: Sequence[Json] = (),
+    transform: Sequence[Json] = (),
+    empty: str = "",
+    **more: Any,
+) -> Json:
+    """A panel; its place and number come with the board.
+
+    Args:
+        kind: Core panel type.
+        title: Names what is shown.
+        about: Explains it to its reader.
+        targets: From `ask`.
+        options: Of the panel type.
+        field: Defaults of all fields (unit, mappings, thresholds ...).
+        overrides: From `override`.
+        transform: Transformations, in order.
+        empty: What an empty result means, where that is good news.
+        more: Further keys of the panel.
+    """
+    defaults = {"thresholds": PLAIN, **(field or {})}
+    if empty:
+        defaults["noValue"] = empty
+    return {
+        "type": kind,
+        "title": title,
+        "description": about,
+        "datasource": targets[0]["datasource"] if targets else SOURCE,
+        "targets": list(targets),
+        "options": dict(options or {}),
+        "fieldConfig": {"defaults": defaults, "overrides": list(overrides)},
+        "transformations": list(transform),
+        **more,
+    }
+
+
+def override(name: str, **properties: Any) -> Json:
+    """Properties of the field of this name; `__` in a key stands for a dot."""
+    return {
+        "matcher": {"id": "byName", "options": name},
+        "properties": [
+            {"id": key.replace("__", "."), "value": value} for key, value in properties.items()
+        ],
+    }
+
+
+def link(title: str, url: str, *, new_tab: bool = False) -> Json:
+    """A data link."""
+    return {"title": title, "url": url, "targetBlank": new_tab}
+
+
+# Grafana before 10.2 puts the measurement before the name of a table's column.
+BARE: Final[Json] = {
+    "id": "renameByRegex",
+    "options": {"regex": "^[a-z_]+\\.(.+)$", "renamePattern": "$1"},
+}
+
+
+def columns(names: Mapping[str, str], *, drop: Sequence[str] = ()) -> Json:
+    """Order, names and absence of a table's columns.
+
+    Args:
+        names: Column -> heading, in their order.
+        drop: Columns that are not shown, besides the time of the query.
+    """
+    return {
+        "id": "organize",
+        "options": {
+            "excludeByName": {name: True for name in ("Time", "time", *drop)},
+            "indexByName": {name: index for index, name in enumerate(names)},
+            "renameByName": {name: title for name, title in names.items() if name != title},
+        },
+    }
+
+
+def by_worst(field: str, *, down: bool = True) -> Json:
+    """Rows sorted by a column; stable, so that the last of several sorts leads."""
+    return {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": field, "desc": down}]}}
+
+
+def count_stat(title: str, about: str, query: str, colour: str, **more: Any) -> Json:
+    """A number that is quiet at none and coloured from one on."""
+    return panel(
+        "stat",
+        title,
+        about,
+        [ask(query)],
+        options=stat_options(graph=False, colour="background"),
+        field={"thresholds": steps((None, "transparent"), (1, colour)), "decimals": 0},
+        empty="0",
+        **more,
+    )
+
+
+def stat_options(*, graph: bool = False, colour: str = "value", every: bool = False) -> Json:
+    """Options of a stat panel.
+
+    Args:
+        graph: Whether a small curve lies behind the number.
+        colour: What is coloured: value, background or none.
+        every: A number for each row instead of the last one.
+    """
+    return {
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": every, "limit": 60},
+        "orientation": "auto",
+        "textMode": "auto",
+        "colorMode": colour,
+        "graphMode": "area" if graph else "none",
+        "justifyMode": "center",
+    }
+
+
+def states_over_time(
+    title: str,
+    about: str,
+    targets: Sequence[Json],
+    mappings: Mappings = STATE_WORDS,
+    **more: Any,
+) -> Json:
+    """A row per series, coloured by its state."""
+    return panel(
+        "state-timeline",
+        title,
+        about,
+        targets,
+        options={
+            "mergeValues": True,
+            "showValue": "never",
+            "alignValue": "left",
+            "rowHeight": 0.86,
+            "legend": {"showLegend": False, "displayMode": "list", "placement": "bottom"},
+            "tooltip": {"mode": "single", "sort": "none"},
+        },
+        field={"mappings": mappings, "custom": {"lineWidth": 0, "fillOpacity": 90}},
+        **more,
+    )
+
+
+def heat(title: str, about: str, targets: Sequence[Json], *, unit: str = "", **more: Any) -> Json:
+    """Series as rows, their values as colours over time."""
+    scale = more.pop("scale", {})
+    return panel(
+        "heatmap",
+        title,
+        about,
+        targets,
+        options={
+            "calculate": False,
+            "cellGap": 0,
+            "cellValues": {"unit": more.pop("cell_unit", "none"), "decimals": 2},
+            "color": {
+                "mode": "scheme", "scheme": "Turbo", "steps": 64, "exponent": 0.5, **scale,
+            },
+            "filterValues": {"le": -1e9},
+            "legend": {"show": more.pop("legend", True)},
+            "rowsFrame": {"layout": "auto"},
+            "tooltip": {"show": True, "yHistogram": False},
+            "yAxis": {"axisPlacement": "left", "unit": unit, "reverse": more.pop("downwards", False)},
+            "exemplars": {"color": "rgba(255,0,255,0.7)"},
+        },
+        **more,
+    )  # fmt: skip
+
+
+def lines(
+    title: str,
+    about: str,
+    targets: Sequence[Json],
+    *,
+    unit: str = "none",
+    legend: str = "list",
+    custom: Mapping[str, Any] | None = None,
+    field: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Json:
+    """Curves over time.
+
+    Args:
+        title, about, targets, more: As for `panel`.
+        unit: Of the values.
+        legend: `list`, `table` (with the last and the largest value), or `hidden`.
+        custom: How they are drawn.
+        field: Further defaults of the fields.
+    """
+    drawn = {
+        "drawStyle": "line", "lineWidth": 1, "fillOpacity": 0, "showPoints": "never",
+        "spanNulls": False, **(custom or {}),
+    }  # fmt: skip
+    shown = legend != "hidden"
+    return panel(
+        "timeseries",
+        title,
+        about,
+        targets,
+        options={
+            "legend": {
+                "showLegend": shown,
+                "displayMode": legend if shown else "list",
+                "placement": "right" if legend == "table" else "bottom",
+                "calcs": ["lastNotNull", "max"] if legend == "table" else [],
+            },
+            "tooltip": {"mode": "multi", "sort": "desc"},
+        },
+        field={"unit": unit, "custom": drawn, **(field or {})},
+        **more,
+    )
+
+
+def rows(
+    title: str, about: str, targets: Sequence[Json], transform: Sequence[Json], **more: Any
+) -> Json:
+    """A table."""
+    return panel(
+        "table",
+        title,
+        about,
+        targets,
+        options={"showHeader": True, "cellHeight": "sm", "footer": {"show": False}},
+        transform=[BARE, *transform],
+        **more,
+    )
+
+
+def heading(title: str, **more: Any) -> Json:
+    """A row that names what is below it."""
+    return {"type": "row", "title": title, "collapsed": False, "panels": [], **more}

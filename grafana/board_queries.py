@@ -1,0 +1,80 @@
+"""Names of measurements, fields and tags in, InfluxQL texts out.
+
+Only what InfluxQL of InfluxDB 2 and 3 both know: no Flux, no function of one version. A query for a
+table selects the tags that it shows from a subquery instead of grouping by them, so that Grafana
+gets one frame with one row per machine, whatever its version; each column has a name (`AS`).
+
+Two kinds of time: `$timeFilter` is the range of the board; `RECENT` is what led up to its end, for
+questions about "now", so that a sensor that fell silent last week does not vanish from the list.
+"""  # noqa: INP001  (scripts beside the JSON that they write, no package)
+
+from typing import Final
+
+IN_RANGE: Final = "$timeFilter"
+# Raw data live for 30 days: what is older is known to nobody.
+RECENT: Final = "time <= ${__to}ms AND time > ${__to}ms - 30d"
+LAST_DAY: Final = "time <= ${__to}ms AND time > ${__to}ms - 1d"
+
+# "All" is the regular expression .*, which matches sensors without this tag, too.
+CHAIN: Final = ("plant", "area", "line", "asset")
+SCOPE: Final = " AND ".join(f"{tag} =~ /^${{{tag}:regex}}$/" for tag in CHAIN)
+OF_SENSORS: Final = f"{SCOPE} AND sensor =~ /^${{sensor:regex}}$/"
+OF_ASSET: Final = "asset = '${asset:raw}'"
+OF_ASSET_SENSORS: Final = f"{OF_ASSET} AND sensor =~ /^${{sensor:regex}}$/"
+
+EVERY: Final = "time($__interval)"
+
+
+def select(what: str, source: str, *where: str, by: str = "", fill: str = "none") -> str:
+    """One InfluxQL query.
+
+    Args:
+        what: Columns, each with its name.
+        source: Measurement, or a query to select from.
+        where: Conditions, all of which must hold.
+        by: What to group by; with an interval of time, empty ones are filled as `fill` says.
+        fill: `none` leaves them out.
+
+    >>> select("last(ok) AS ok", "sensor_health", "$timeFilter", by="time(1m), sensor")
+    'SELECT last(ok) AS ok FROM sensor_health WHERE $timeFilter GROUP BY time(1m), sensor fill(none)'
+    >>> select("ok", "SELECT ok FROM sensor_health", "ok = 0")
+    'SELECT ok FROM (SELECT ok FROM sensor_health) WHERE ok = 0'
+    """
+    words = ["SELECT", what, "FROM", f"({source})" if " " in source else source]
+    if where:
+        words += ["WHERE", " AND ".join(where)]
+    if by:
+        words += ["GROUP BY", by]
+    if "time(" in by:
+        words.append(f"fill({fill})")
+    return " ".join(words)
+
+
+def last(*fields: str) -> str:
+    """Columns with the newest value of each field, under its own name.
+
+    >>> last("ok", "faults")
+    'last(ok) AS ok, last(faults) AS faults'
+    """
+    return ", ".join(f"last({field}) AS {field}" for field in fields)
+
+
+SENSOR_NOW: Final = select(
+    last("state"), "sensor_health", RECENT, SCOPE, by="plant, area, asset, sensor"
+)
+"""Newest status of each sensor."""
+
+ASSET_NOW: Final = select("max(state) AS worst", SENSOR_NOW, by="plant, area, asset")
+"""Worst status of each machine: above 0 by severity, below 0 only where no sensor can tell."""
+
+OPEN_CASES: Final = select(
+    last(
+        "open", "severity", "current", "acked", "shelved", "sensors", "opened_s", "top_band",
+        "sentence", "case_id", "first_out",
+    ),
+    "cases",
+    RECENT,
+    SCOPE,
+    by="area, asset",
+)  # fmt: skip
+"""Newest case of each machine; its reader keeps those that are open."""

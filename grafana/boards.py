@@ -1,0 +1,65 @@
+"""The boards of this folder in, Grafana's JSON files out; or what is wrong with them.
+
+python grafana/boards.py write [--snapshots URL] [--to FOLDER]
+python grafana/boards.py check
+"""
+# ruff: noqa: INP001, T201  (a script beside the JSON that it writes, for a person's terminal)
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Final
+
+FOLDER: Final = Path(__file__).resolve().parent
+sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
+
+from board_fleet import fleet  # noqa: E402  (found through the line above)
+from board_frame import SNAPSHOTS  # noqa: E402
+from board_parts import Json  # noqa: E402
+
+DASHBOARDS: Final = FOLDER / "dashboards"
+
+
+def boards(snapshots: str = SNAPSHOTS) -> dict[str, Json]:
+    """Name of the file -> board.
+
+    Args:
+        snapshots: Address of `echowatch serve`, as the browser sees it.
+    """
+    made = {"fleet": fleet}
+    return {name: make(snapshots) for name, make in made.items()}
+
+
+def text_of(board: Json) -> str:
+    """A board as its file has it."""
+    return json.dumps(board, indent=1, ensure_ascii=False) + "\n"
+
+
+def write(folder: Path, snapshots: str) -> list[Path]:
+    """Write every board."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, board in boards(snapshots).items():
+        file = folder / f"{name}.json"
+        file.write_text(text_of(board), encoding="utf-8")
+        written.append(file)
+    return written
+
+
+def main() -> None:
+    """Write or check."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    writes = verbs.add_parser("write", help="write the JSON files")
+    writes.add_argument("--to", type=Path, default=DASHBOARDS, help="folder")
+    writes.add_argument("--snapshots", default=SNAPSHOTS, help="address of `echowatch serve`")
+    verbs.add_parser("check", help="compare the files with what this would write, and the schema")
+    asked = parser.parse_args()
+    if asked.verb == "write":
+        for file in write(asked.to, asked.snapshots):
+            print(file)
+
+
+if __name__ == "__main__":
+    main()
