@@ -23,7 +23,7 @@ passwords=(
 )
 # InfluxDB makes these itself: `echowatch influx init` fills the empty files.
 given_later=(influx_writer_token influx_reader_token)
-certificates=(kafka.pem influx.pem grafana.pem)
+certificates=(kafka.pem influx.pem grafana.pem serve.pem)
 
 usage() {
   cat <<TEXT
@@ -113,6 +113,7 @@ names_of() { # hosts of a certificate, one per line
     kafka.pem) echo kafka ;;
     influx.pem) echo influxdb ;;
     grafana.pem) echo grafana ;;
+    serve.pem) echo serve ;;
   esac
   printf '%s\n' localhost 127.0.0.1 ${hosts[@]+"${hosts[@]}"}
 }
