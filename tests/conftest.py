@@ -3,6 +3,7 @@ from collections.abc import Generator
 
 import pytest
 
+import board_plant as plants
 import services
 from service_influx import InfluxServer
 from service_kafka import KafkaServer
@@ -74,3 +75,10 @@ def grafana(influx, board_plant):
     """A Grafana whose boards show the plant that tests share; without alert rules."""
     with services.grafana(influx, board_plant.bucket) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def board_plant(kafka, influx, tmp_path_factory):
+    """Six hours of 60 sensors in a bucket of the shared InfluxDB, for boards and rules."""
+    with plants.watched(kafka, influx, tmp_path_factory.mktemp("board_plant")) as plant:
+        yield plant
