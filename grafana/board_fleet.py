@@ -17,31 +17,43 @@ ASSET_BOARD: Final = (
 )
 
 ABOUT_STATE: Final = {
-    "alarm": "Machines that are far beyond their baseline. An alarm stays until a person "
-    "acknowledges it.",
-    "alert": "Machines clearly beyond their baseline.",
-    "advisory": "Machines beyond the limit that a healthy one crosses once in 10,000 windows.",
-    "ok": "Machines as they were when they were learnt.",
-    "learning": "Machines without a baseline yet: nobody watches their drift so far.",
-    "stopped": "Machines that stand still.",
-    "unknown": "Machines none of whose sensors can be believed, or which are silent. Neither "
-    "good nor bad.",
+    "alarm": "far beyond the baseline; stays until a person acknowledges it.",
+    "alert": "clearly beyond it.",
+    "advisory": "beyond the limit that a healthy machine crosses once in 10,000 windows.",
+    "ok": "as it was when it was learnt.",
+    "learning": "no baseline yet, so that drift is not watched so far.",
+    "stopped": "stands still.",
+    "unknown": "no sensor can be believed, or all are silent: neither good nor bad.",
 }
 
 
-def _counts() -> list[tuple[int, Json]]:
-    return [
-        (
-            3,
-            count_stat(
-                word.capitalize(),
-                f"{ABOUT_STATE[word]} Counted by their worst sensor, now.",
-                select("count(worst) AS machines", ASSET_NOW, f"worst = {code}"),
-                colour,
-            ),
+def _counts() -> Json:
+    # Codes lie at most 6 apart, so that this is 1 for one state and 0 for every other: a state
+    # that no machine is in gives 0 and keeps its place, where a WHERE would give nothing.
+    targets = [
+        ask(
+            select(
+                "sum(hit) AS machines",
+                select(f"1 - ceil(abs(worst - {code}) / 9) AS hit", ASSET_NOW),
+            ).replace("- -", "+ "),
+            word.capitalize(),
+            ref="ABCDEFG"[number],
         )
-        for code, word, colour in STATES
+        for number, (code, word, _) in enumerate(STATES)
     ]
+    return panel(
+        "stat",
+        "Machines by state",
+        "How many machines are in which state now, each by its worst sensor that can be believed. "
+        + " ".join(f"{word.capitalize()}: {about}" for word, about in ABOUT_STATE.items()),
+        targets,
+        options=stat_options(colour="background") | {"textMode": "value_and_name"},
+        field={"decimals": 0},
+        overrides=[
+            override(word.capitalize(), thresholds=steps((None, "transparent"), (1, colour)))
+            for _, word, colour in STATES
+        ],
+    )
 
 
 def _silent() -> Json:
@@ -96,13 +108,15 @@ def _machines() -> Json:
         "board.",
         [ask(select("worst, asset", ASSET_NOW), table=True)],
         options=stat_options(colour="background", every=True)
-        | {"textMode": "value_and_name", "text": {"titleSize": 15, "valueSize": 13}},
+        | {"textMode": "value_and_name", "text": {"titleSize": 13, "valueSize": 13}},
         field={
             "mappings": STATE_WORDS,
-            "displayName": "${__data.fields.asset.text}",
             "links": [link("Board of this machine", ASSET_BOARD + "${__data.fields.asset}")],
         },
-        overrides=[override("asset", mappings=SHORT_ID, displayName="asset")],
+        overrides=[
+            override("asset", mappings=SHORT_ID),
+            override("worst", displayName="${__data.fields.asset.text}"),
+        ],
         transform=[BARE, columns({"worst": "worst", "asset": "asset"}), by_worst("worst")],
     )
 
@@ -211,7 +225,7 @@ def _drift() -> Json:
         transform=[_unplanted()],
         maxDataPoints=96,
         downwards=True,
-        scale={"scheme": "Inferno", "min": 0, "max": 1.5},
+        scale={"min": 0, "max": 1.5},
     )
 
 
@@ -222,8 +236,8 @@ def fleet(snapshots: str) -> Json:
         snapshots: Address of `echowatch serve`, as the browser sees it.
     """
     layout: list[Row] = [
-        (3, [*_counts(), (3, _silent())]),
-        (7, [(21, _machines()), (3, [(4, _load()), (3, _newest())])]),
+        (3, [(15, _counts()), (3, _silent()), (3, _load()), (3, _newest())]),
+        (6, [(24, _machines())]),
         (7, [(24, _cases())]),
         (15, [(12, _timeline()), (12, _drift())]),
     ]

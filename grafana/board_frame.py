@@ -1,10 +1,11 @@
 """Rows of panels in, a whole dashboard out: places, numbers, variables, links, annotations."""
 # ruff: noqa: INP001  (scripts beside the JSON that they write, no package)
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from board_parts import SOURCE, Json
+from board_parts import SOURCE, STATES, Json
 from board_queries import IN_RANGE, OF_ASSET, select
 
 COLUMNS: Final = 24
@@ -54,11 +55,37 @@ def laid_out(rows: Sequence[Row]) -> list[Json]:
             down = top
             for part, panel in stack:
                 place = {"x": left, "y": down, "w": width, "h": part}
-                placed.append({"id": len(placed) + 1, "gridPos": place, **panel})
+                placed.append({"gridPos": place, **panel})
                 down += part
             left += width
         top += height
-    return placed
+    return _numbered(_folded(placed))
+
+
+def _folded(panels: Sequence[Json]) -> list[Json]:
+    """The same, with what is below a collapsed heading inside of it."""
+    out: list[Json] = []
+    into = out
+    for panel in panels:
+        if panel["type"] == "row":
+            out.append({**panel, "panels": []})
+            into = out[-1]["panels"] if panel["collapsed"] else out
+        else:
+            into.append(panel)
+    return out
+
+
+def _numbered(panels: Sequence[Json]) -> list[Json]:
+    """The same, each with a number of its own, also inside of headings."""
+    numbers = itertools.count(1)
+
+    def number(panel: Json) -> Json:
+        own = {"id": next(numbers), **panel}
+        if "panels" in panel:
+            own["panels"] = [number(inner) for inner in panel["panels"]]
+        return own
+
+    return [number(panel) for panel in panels]
 
 
 def _tag(name: str, *where: str, source: str = "sensor_health") -> str:
@@ -80,16 +107,23 @@ TAG_VALUES: Final = {
 """Variable -> its query: each narrows the next."""
 
 
-def tag_variable(name: str, *, one: bool = False) -> Json:
-    """A variable with the values of a tag; several or all of them unless `one`."""
+def tag_variable(name: str, *, one: bool = False, within: str = "") -> Json:
+    """A variable with the values of a tag.
+
+    Args:
+        name: Of the tag.
+        one: Just one of them, instead of several or all.
+        within: Variable with one value that alone narrows it.
+    """
+    query = _tag(name, f"{within} = '${{{within}:raw}}'") if within else TAG_VALUES[name]
     every = {"text": "All", "value": "$__all"}
     return {
         "type": "query",
         "name": name,
         "label": name.capitalize(),
         "datasource": SOURCE,
-        "query": TAG_VALUES[name],
-        "definition": TAG_VALUES[name],
+        "query": query,
+        "definition": query,
         "refresh": 2,
         "sort": 1,
         "multi": not one,
@@ -166,7 +200,7 @@ def annotation(name: str, query: str, colour: str, text: str, *, on: bool = True
             "fromAnnotations": True,
             "rawQuery": True,
             "textEditor": True,
-            "resultFormat": "table",
+            "resultFormat": "time_series",
             "query": query,
             "textColumn": text,
         },
@@ -180,11 +214,18 @@ def machine_annotations() -> list[Json]:
         "Acknowledged": ("ack", "#5794F2"),
         "Shelved": ("shelve", "#CA95E5"),
         "Maintenance": ("maintenance", "#56A64B"),
-        "Baseline learnt anew": ("rebaseline", "#FADE2A"),
+        "Learnt anew": ("rebaseline", "#73BFB8"),
         "Model changed": ("model", "#FFFFFF"),
     }
     marks = [
-        annotation("Alarms", select("why", "alarm", IN_RANGE, OF_ASSET, raised), "#E02F44", "why")
+        annotation(
+            f"{word.capitalize()} raised",
+            select("reason", "alarm", IN_RANGE, OF_ASSET, raised, f"state = {code}"),
+            colour,
+            "reason",
+        )
+        for code, word, colour in STATES
+        if code > 0
     ]
     for name, (kind, colour) in said.items():
         query = select("text", "event", IN_RANGE, OF_ASSET, f"type = '{kind}'")

@@ -145,17 +145,19 @@ BARE: Final[Json] = {
 }
 
 
-def columns(names: Mapping[str, str], *, drop: Sequence[str] = ()) -> Json:
-    """Order, names and absence of a table's columns.
+def columns(names: Mapping[str, str], *, keep_time: bool = False, drop: Sequence[str] = ()) -> Json:
+    """Order and names of a table's columns.
 
     Args:
         names: Column -> heading, in their order.
-        drop: Columns that are not shown, besides the time of the query.
+        keep_time: Whether the time of a row is shown; a subquery has none worth it.
+        drop: Columns that are not shown.
     """
+    hidden = drop if keep_time else ("Time", "time", *drop)
     return {
         "id": "organize",
         "options": {
-            "excludeByName": {name: True for name in ("Time", "time", *drop)},
+            "excludeByName": {name: True for name in hidden},
             "indexByName": {name: index for index, name in enumerate(names)},
             "renameByName": {name: title for name, title in names.items() if name != title},
         },
@@ -238,13 +240,17 @@ def heat(title: str, about: str, targets: Sequence[Json], *, unit: str = "", **m
             "cellGap": 0,
             "cellValues": {"unit": more.pop("cell_unit", "none"), "decimals": 2},
             "color": {
-                "mode": "scheme", "scheme": "Turbo", "steps": 64, "exponent": 0.5, **scale,
+                "mode": "opacity",
+                "fill": ORANGE,
+                "scale": "exponential",
+                "exponent": 2,
+                **scale,
             },
             "filterValues": {"le": -1e9},
             "legend": {"show": more.pop("legend", True)},
             "rowsFrame": {"layout": "auto"},
             "tooltip": {"show": True, "yHistogram": False},
-            "yAxis": {"axisPlacement": "left", "unit": unit, "reverse": more.pop("downwards", False)},
+            "yAxis": {"axisPlacement": "left", "axisWidth": more.pop("names_px", 150), "unit": unit, "reverse": more.pop("downwards", False)},
             "exemplars": {"color": "rgba(255,0,255,0.7)"},
         },
         **more,
@@ -299,17 +305,24 @@ def rows(
     title: str, about: str, targets: Sequence[Json], transform: Sequence[Json], **more: Any
 ) -> Json:
     """A table."""
+    # What an empty table says would also stand in each cell without words.
+    blank = {
+        "matcher": {"id": "byType", "options": "string"},
+        "properties": [{"id": "noValue", "value": " "}],
+    }
+    overrides = [blank, *more.pop("overrides", ())]
     return panel(
         "table",
         title,
         about,
         targets,
         options={"showHeader": True, "cellHeight": "sm", "footer": {"show": False}},
+        overrides=overrides,
         transform=[BARE, *transform],
         **more,
     )
 
 
-def heading(title: str, **more: Any) -> Json:
-    """A row that names what is below it."""
-    return {"type": "row", "title": title, "collapsed": False, "panels": [], **more}
+def heading(title: str, *, collapsed: bool = False, **more: Any) -> Json:
+    """A row that names what is below it; collapsed, it hides it until it is asked for."""
+    return {"type": "row", "title": title, "collapsed": collapsed, "panels": [], **more}

@@ -14,9 +14,13 @@ from typing import Final
 FOLDER: Final = Path(__file__).resolve().parent
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
-from board_fleet import fleet  # noqa: E402  (found through the line above)
+from board_alarm_kpi import alarm_kpi  # noqa: E402  (found through the line above)
+from board_asset import asset  # noqa: E402
+from board_fleet import fleet  # noqa: E402
 from board_frame import SNAPSHOTS  # noqa: E402
 from board_parts import Json  # noqa: E402
+from board_pipeline import pipeline  # noqa: E402
+from board_sensor_health import sensor_health  # noqa: E402
 
 DASHBOARDS: Final = FOLDER / "dashboards"
 
@@ -27,7 +31,13 @@ def boards(snapshots: str = SNAPSHOTS) -> dict[str, Json]:
     Args:
         snapshots: Address of `echowatch serve`, as the browser sees it.
     """
-    made = {"fleet": fleet}
+    made = {
+        "fleet": fleet,
+        "asset": asset,
+        "sensor_health": sensor_health,
+        "pipeline": pipeline,
+        "alarm_kpi": alarm_kpi,
+    }
     return {name: make(snapshots) for name, make in made.items()}
 
 

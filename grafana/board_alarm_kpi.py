@@ -1,0 +1,348 @@
+"""The board for plant managers: is the alarm system itself in order?"""
+# ruff: noqa: INP001  (scripts beside the JSON that they write, no package)
+
+from typing import Final
+
+from board_frame import RAW, Row, board, constant, tag_variable
+from board_fleet import ASSET_BOARD
+from board_parts import (
+    ORANGE,
+    RED,
+    SHORT_ID,
+    STATES,
+    STATE_WORDS,
+    YES_NO,
+    Json,
+    ask,
+    by_worst,
+    columns,
+    lines,
+    link,
+    override,
+    panel,
+    rows,
+    stat_options,
+    steps,
+)
+from board_queries import ASSET_NOW, IN_RANGE, OPEN_CASES, RECENT, SCOPE, last, select
+
+RAISED: Final = "(action = 'raise' OR action = 'escalate')"
+# ISA-18.2-2016 clause 16 and EEMUA 191, per operator: target and most manageable.
+PER_DAY, PER_DAY_MOST = 150, 300
+PER_10_MIN = 10
+FLOOD_SHARE, STALE = 0.01, 5
+# A vibration programme has one reliability engineer per plant: our budget of new cases.
+CASES_PER_WEEK = 5
+WEEK_MS = 7 * 86_400_000
+
+
+def _stat(title: str, about: str, what: str, source: str, *where: str, **field: object) -> Json:
+    empty = str(field.pop("empty", "0"))
+    return panel(
+        "stat", title, about, [ask(select(what, source, *where))],
+        options=stat_options(), field={"decimals": 0, **field}, empty=empty,
+    )  # fmt: skip
+
+
+def _per_day() -> Json:
+    days = select("count(state) AS raised", "alarm", IN_RANGE, SCOPE, RAISED, by="time(1d)",
+                  fill="0")  # fmt: skip
+    return _stat(
+        "Raised per day",
+        f"Warnings and alarms raised or escalated, mean of the days. ISA-18.2: {PER_DAY} per "
+        f"operator and day are the target, {PER_DAY_MOST} the most that can be managed.",
+        "mean(raised) AS raised",
+        days,
+        thresholds=steps((None, "text"), (PER_DAY, ORANGE), (PER_DAY_MOST, RED)),
+        decimals=1,
+    )
+
+
+def _cases_per_week() -> Json:
+    opened = "opened_s * 1000 >= ${__from}"
+    return _stat(
+        "New cases per week",
+        f"Cases opened in this range, per week. Our budget is {CASES_PER_WEEK} per engineer and "
+        "week for every 100 machines.",
+        f"count(distinct(case_id)) * {WEEK_MS} / (${{__to}} - ${{__from}}) AS cases",
+        "cases", IN_RANGE, SCOPE, opened,
+        decimals=1,
+    )  # fmt: skip
+
+
+def _flood() -> Json:
+    spans = select("count(state) AS raised", "alarm", IN_RANGE, SCOPE, RAISED, by="time(10m)",
+                   fill="0")  # fmt: skip
+    # 1 where more than 10 were raised, else 0: x / (|x| + 1) lies between -1 and 1.
+    over = f"(raised - {PER_10_MIN})"
+    flood = select(f"ceil({over} / (abs{over} + 1)) AS flood", spans)
+    return _stat(
+        "Time in flood",
+        f"Share of the 10-minute periods with more than {PER_10_MIN} raised. Target of ISA-18.2: "
+        "below 1 %.",
+        "mean(flood) AS flood",
+        flood,
+        unit="percentunit",
+        decimals=2,
+        thresholds=steps((None, "text"), (FLOOD_SHARE, RED)),
+        empty="0 %",
+    )
+
+
+def _stale() -> Json:
+    return _stat(
+        "Stale",
+        "Machines whose case has been open for more than a day and that nobody shelved. Target of "
+        f"ISA-18.2: fewer than {STALE}.",
+        "count(current) AS stale",
+        OPEN_CASES,
+        "open = true AND shelved = false AND opened_s * 1000 < ${__to} - 86400000",
+        thresholds=steps((None, "text"), (STALE, ORANGE)),
+    )
+
+
+def _unacknowledged() -> Json:
+    return _stat(
+        "Not acknowledged",
+        "Open cases that nobody has acknowledged.",
+        "count(current) AS cases",
+        OPEN_CASES,
+        "open = true AND acked = false",
+    )
+
+
+SHELVED: Final = select(
+    last("shelved_until_ns", "author", "why", "state"), "alarm", RECENT, SCOPE, by="asset, sensor"
+)
+
+
+def _shelved_count() -> Json:
+    return _stat(
+        "Shelved",
+        "Sensors whose alarms are shelved now.",
+        "count(state) AS shelved",
+        SHELVED,
+        "shelved_until_ns > ${__to}000000",
+    )
+
+
+def _machines() -> Json:
+    return _stat(
+        "Machines watched",
+        "Machines that have sent anything in the 30 days before the end of this range.",
+        "count(worst) AS machines",
+        ASSET_NOW,
+        empty="none",
+    )
+
+
+def _top_share() -> Json:
+    each = select("count(state) AS raised", "alarm", IN_RANGE, SCOPE, RAISED, by="asset")
+    return _stat(
+        "Worst machine raised",
+        "The most that one machine raised in this range: a bad actor drowns the others.",
+        "max(raised) AS raised",
+        each,
+    )
+
+
+def _by_day() -> Json:
+    targets = [
+        ask(
+            select(
+                "count(state) AS raised", "alarm", IN_RANGE, SCOPE, RAISED, f"state = {code}",
+                by="time(1d)", fill="0",
+            ),
+            word,
+            ref="ABC"[number],
+        )
+        for number, (code, word, _) in enumerate(STATES[:3])
+    ]  # fmt: skip
+    return lines(
+        "Raised per day, by severity",
+        "Raised or escalated to this severity. EEMUA 191 wants about 5 % high, 15 % middle, 80 % "
+        "low.",
+        targets,
+        custom={
+            "drawStyle": "bars", "fillOpacity": 90, "lineWidth": 0,
+            "stacking": {"mode": "normal", "group": "A"},
+        },
+        field={"decimals": 0, "min": 0},
+        overrides=[
+            override(word, color={"mode": "fixed", "fixedColor": colour})
+            for _, word, colour in STATES[:3]
+        ],
+        empty="Nothing was raised in this range",
+    )  # fmt: skip
+
+
+def _rate() -> Json:
+    return lines(
+        "Raised per 10 minutes",
+        f"More than {PER_10_MIN} are a flood: nobody can judge them one by one.",
+        [
+            ask(
+                select(
+                    "count(state) AS raised", "alarm", IN_RANGE, SCOPE, RAISED, by="time(10m)",
+                    fill="0",
+                ),
+                "raised",
+            )
+        ],
+        legend="hidden",
+        custom={
+            "drawStyle": "bars", "fillOpacity": 80, "lineWidth": 0,
+            "thresholdsStyle": {"mode": "dashed"},
+        },
+        field={
+            "decimals": 0, "min": 0,
+            "thresholds": steps((None, "text"), (PER_10_MIN, RED)),
+        },
+        empty="Nothing was raised in this range",
+    )  # fmt: skip
+
+
+def _bad_actors() -> Json:
+    each = select("count(state) AS raised", "alarm", IN_RANGE, SCOPE, RAISED, by="area, asset")
+    shown = {"asset": "Machine", "raised": "Raised"}
+    return rows(
+        "Bad actors, top 20",
+        "Machines that raised most in this range. Repair them, or correct what they are compared "
+        "with.",
+        [ask(select("raised, asset", each), table=True)],
+        [columns(shown), by_worst("Raised"), {"id": "limit", "options": {"limitField": 20}}],
+        overrides=[
+            override(
+                "Machine",
+                mappings=SHORT_ID,
+                links=[link("Board of this machine", ASSET_BOARD + "${__value.raw}")],
+                custom__width=200,
+            ),
+            override(
+                "Raised", decimals=0, custom__cellOptions={"type": "gauge", "mode": "basic"},
+                color={"mode": "fixed", "fixedColor": ORANGE}, min=0,
+            ),
+        ],
+        empty="Nothing was raised in this range",
+    )  # fmt: skip
+
+
+def _chattering() -> Json:
+    days = select("count(state) AS raised", "alarm", IN_RANGE, SCOPE, "action = 'raise'",
+                  by="time(1d), asset, sensor")  # fmt: skip
+    most = select("max(raised) AS most", days, by="asset, sensor")
+    shown = {"sensor": "Sensor", "most": "On its worst day"}
+    return rows(
+        "Chattering",
+        "Sensors that raised at least 3 times within one day: their limit, their delay or their "
+        "baseline is wrong. The target is none.",
+        [ask(select("most, sensor", most, "most >= 3"), table=True)],
+        [columns(shown), by_worst("On its worst day")],
+        overrides=[
+            override("Sensor", mappings=SHORT_ID),
+            override("On its worst day", decimals=0, custom__width=140),
+        ],
+        empty="None chatters",
+    )
+
+
+def _standing() -> Json:
+    shown = {
+        "current": "State", "asset": "Machine", "opened": "Since", "acked": "Ack",
+        "shelved": "Shelved", "sentence": "What departs",
+    }  # fmt: skip
+    return rows(
+        "Standing longest",
+        "Open cases, the oldest first: what stands for weeks is either forgotten or no alarm.",
+        [
+            ask(
+                select(
+                    "current, asset, opened_s * 1000 AS opened, acked, shelved, sentence",
+                    OPEN_CASES,
+                    "open = true",
+                ),
+                table=True,
+            )
+        ],
+        [columns(shown), by_worst("Since", down=False)],
+        overrides=[
+            override(
+                "State", mappings=STATE_WORDS, custom__width=90, custom__align="left",
+                custom__cellOptions={"type": "color-background", "mode": "basic"},
+            ),
+            override(
+                "Machine",
+                mappings=SHORT_ID,
+                links=[link("Board of this machine", ASSET_BOARD + "${__value.raw}")],
+                custom__width=190,
+            ),
+            override("Since", unit="dateTimeFromNow", custom__width=120, custom__align="left"),
+            override("Ack", mappings=YES_NO, custom__width=60),
+            override("Shelved", mappings=YES_NO, custom__width=80),
+        ],
+        empty="No open case",
+    )  # fmt: skip
+
+
+def _shelved() -> Json:
+    shown = {"sensor": "Sensor", "until": "Until", "author": "By", "why": "Why"}
+    return rows(
+        "Shelved now",
+        "Nobody is notified of these until then; a shelving ends by itself after a week at most.",
+        [
+            ask(
+                select(
+                    "sensor, shelved_until_ns / 1000000 AS until, author, why",
+                    SHELVED,
+                    "shelved_until_ns > ${__to}000000",
+                ),
+                table=True,
+            )
+        ],
+        [columns(shown), by_worst("Until", down=False)],
+        overrides=[
+            override("Sensor", mappings=SHORT_ID, custom__width=190),
+            override("Until", unit="dateTimeAsIso", custom__width=160, custom__align="left"),
+            override("By", custom__width=80),
+        ],
+        empty="Nothing is shelved",
+    )
+
+
+def alarm_kpi(snapshots: str) -> Json:
+    """The board.
+
+    Args:
+        snapshots: Address of `echowatch serve`, as the browser sees it.
+    """
+    layout: list[Row] = [
+        (
+            4,
+            [
+                (3, _per_day()),
+                (3, _cases_per_week()),
+                (3, _flood()),
+                (3, _top_share()),
+                (3, _stale()),
+                (3, _unacknowledged()),
+                (3, _shelved_count()),
+                (3, _machines()),
+            ],
+        ),
+        (8, [(12, _by_day()), (12, _rate())]),
+        (9, [(9, _bad_actors()), (7, _chattering()), (8, _shelved())]),
+        (8, [(24, _standing())]),
+    ]
+    return board(
+        "alarm_kpi",
+        "Is the alarm system in order: load, floods, chatter, what stands and what is shelved? "
+        "For plant managers; ISA-18.2 wants at least 30 days of data for a verdict.",
+        layout,
+        [
+            RAW,
+            *(tag_variable(name) for name in ("plant", "area", "line", "asset")),
+            constant("snapshots", snapshots),
+        ],
+        since="now-7d",
+        refresh="5m",
+    )

@@ -1,0 +1,301 @@
+"""The board of the instrument people: which sensor lies or is silent; no machine alarm is here."""
+# ruff: noqa: INP001  (scripts beside the JSON that they write, no package)
+
+from typing import Final
+
+from board_frame import RAW, Row, board, constant, tag_variable
+from board_parts import (
+    PURPLE,
+    SHORT_ID,
+    Json,
+    ask,
+    by_worst,
+    columns,
+    count_stat,
+    lines,
+    link,
+    override,
+    panel,
+    rows,
+    stat_options,
+    states_over_time,
+    words,
+)
+from board_queries import EVERY, IN_RANGE, OF_SENSORS, RECENT, last, select
+
+TEAL: Final = "#3A8F99"
+BELIEF: Final = words(((0, "cannot be believed", PURPLE), (1, "believable", TEAL)))
+SENSOR_PICTURE: Final = "${snapshots}/sensor?id="
+
+NEWEST = select(
+    last("ok", "faults", "detail"), "sensor_health", RECENT, OF_SENSORS, by="asset, sensor"
+)
+
+
+def _link_to_picture() -> Json:
+    return link("Newest signal of this sensor", SENSOR_PICTURE + "${__value.raw}", new_tab=True)
+
+
+def _availability() -> Json:
+    return panel(
+        "stat",
+        "Availability",
+        "Share of the windows in this range whose sensor could be believed, all sensors together.",
+        [ask(select("mean(ok) AS availability", "sensor_health", IN_RANGE, OF_SENSORS))],
+        options=stat_options(),
+        field={"unit": "percentunit", "decimals": 1},
+    )
+
+
+def _now(title: str, about: str, condition: str, colour: str = PURPLE) -> Json:
+    newest = select(last("ok", "faults"), "sensor_health", RECENT, OF_SENSORS, by="sensor")
+    return count_stat(title, about, select("count(ok) AS sensors", newest, condition), colour)
+
+
+def _disorders() -> Json:
+    return panel(
+        "stat",
+        "Stream disorders",
+        "Gaps, duplicates, late or overlapping data, clock steps and changes of rate or format in "
+        "this range.",
+        [ask(select("count(detail) AS disorders", "stream_event", IN_RANGE, OF_SENSORS))],
+        options=stat_options(),
+        field={"decimals": 0},
+        empty="none",
+    )
+
+
+def _lost() -> Json:
+    return panel(
+        "stat",
+        "Signal lost",
+        "Time that is missing in front of windows, all sensors together.",
+        [ask(select("sum(gap_s) AS lost", "sensor_health", IN_RANGE, OF_SENSORS))],
+        options=stat_options(),
+        field={"unit": "s", "decimals": 0},
+    )
+
+
+def _broken() -> Json:
+    shown = {"sensor": "Sensor", "faults": "Fault", "detail": "In words"}
+    return rows(
+        "Cannot be believed now",
+        "Sensors whose newest window shows a fault, or which are silent. Their machines show "
+        "unknown, never ok and never an alarm.",
+        [ask(select("sensor, faults, detail", NEWEST, "ok = 0"), table=True)],
+        [columns(shown), by_worst("Fault", down=False)],
+        overrides=[
+            override(
+                "Sensor", mappings=SHORT_ID, links=[_link_to_picture()], custom__width=230
+            ),
+            override("Fault", custom__width=130, custom__cellOptions={"type": "color-text"},
+                     color={"mode": "fixed", "fixedColor": "#CA95E5"}),
+        ],
+        empty="Every sensor is believable",
+    )  # fmt: skip
+
+
+def _silent() -> Json:
+    heard = select("last(bias) AS bias", "sensor_health", RECENT, OF_SENSORS, "faults !~ /silent/",
+                   by="sensor")  # fmt: skip
+    shown = {"sensor": "Sensor", "Time": "Last window"}
+    return rows(
+        "Last heard, longest ago first",
+        "When the newest window of each sensor ended. Silent sensors lead.",
+        [ask(select("sensor, bias", heard), table=True)],
+        [
+            columns(shown, keep_time=True, drop=("bias",)),
+            by_worst("Last window", down=False),
+        ],
+        overrides=[
+            override("Sensor", mappings=SHORT_ID, links=[_link_to_picture()], custom__width=230),
+            override("Last window", unit="dateTimeFromNow", custom__align="left"),
+        ],
+    )
+
+
+def _worst() -> Json:
+    of_range = select(
+        "mean(ok) AS availability, sum(gap_s) AS lost, max(clip) AS clip, max(flat) AS flat, "
+        "spread(bias) AS bias, mean(running) AS running",
+        "sensor_health",
+        IN_RANGE,
+        OF_SENSORS,
+        by="asset, sensor",
+    )
+    shown = {
+        "sensor": "Sensor",
+        "availability": "Available",
+        "lost": "Lost",
+        "clip": "Clipped",
+        "flat": "Flat",
+        "bias": "Bias moved",
+        "running": "Machine ran",
+    }
+    bar = {"type": "gauge", "mode": "basic"}
+    return rows(
+        "Sensors in this range, worst first",
+        "Available: share of believable windows. Lost: time missing in front of windows. Clipped, "
+        "flat: worst window, share of its samples at the limits of the sensor, or that do not "
+        "move. Bias moved: largest less smallest mean of a window, in the sensor's unit.",
+        [ask(select(", ".join(shown), of_range), table=True)],
+        [columns(shown), by_worst("Available", down=False)],
+        overrides=[
+            override(
+                "Sensor", mappings=SHORT_ID, links=[_link_to_picture()], custom__width=230
+            ),
+            override(
+                "Available", unit="percentunit", min=0, max=1, decimals=1,
+                custom__cellOptions=bar, color={"mode": "fixed", "fixedColor": TEAL},
+            ),
+            override("Lost", unit="s", decimals=0, custom__width=100),
+            override("Clipped", unit="percentunit", decimals=1, custom__width=90),
+            override("Flat", unit="percentunit", decimals=1, custom__width=90),
+            override("Bias moved", unit="short", decimals=3, custom__width=110),
+            override("Machine ran", unit="percentunit", decimals=0, custom__width=120),
+        ],
+    )  # fmt: skip
+
+
+def _faults_over_time() -> Json:
+    return states_over_time(
+        "When which sensor could not be believed",
+        "A row per sensor that was not believable at any time of this range, also silent ones; "
+        "empty where it could be believed.",
+        [
+            ask(
+                select(
+                    "min(ok) AS ok", "sensor_health", IN_RANGE, OF_SENSORS, "ok = 0",
+                    by=f"{EVERY}, sensor", fill="null",
+                ),
+                "$tag_sensor",
+            )
+        ],
+        BELIEF,
+        transform=[{
+            "id": "renameByRegex",
+            "options": {"regex": "^[^/]+/(.+)$", "renamePattern": "$1"},
+        }],
+        maxDataPoints=240,
+    )  # fmt: skip
+
+
+def _over_time(title: str, about: str, field: str, what: str, unit: str, **more: str) -> Json:
+    condition = more.get("condition", "")
+    where = [IN_RANGE, OF_SENSORS, *([condition] if condition else [])]
+    return lines(
+        title,
+        about,
+        [
+            ask(
+                select(f"{what}({field}) AS {field}", "sensor_health", *where,
+                       by=f"{EVERY}, sensor"),
+                "$tag_sensor",
+            )
+        ],
+        unit=unit,
+        legend="hidden",
+        custom={"lineWidth": 2, "showPoints": more.get("points", "never"), "pointSize": 4},
+        transform=[{
+            "id": "renameByRegex",
+            "options": {"regex": "^[^/]+/(.+)$", "renamePattern": "$1"},
+        }],
+        maxDataPoints=300,
+        empty=more.get("empty", ""),
+    )  # fmt: skip
+
+
+def _kinds() -> Json:
+    return lines(
+        "Stream disorders by kind",
+        "Gaps, duplicates, late or overlapping data, clock steps, changes of rate or format.",
+        [
+            ask(
+                select(
+                    "count(detail) AS times", "stream_event", IN_RANGE, OF_SENSORS,
+                    by=f"{EVERY}, kind",
+                ),
+                "$tag_kind",
+            )
+        ],
+        custom={
+            "drawStyle": "bars", "fillOpacity": 80, "lineWidth": 0,
+            "stacking": {"mode": "normal", "group": "A"},
+        },
+        field={"decimals": 0, "min": 0},
+        maxDataPoints=96,
+        empty="No disorder in this range",
+    )  # fmt: skip
+
+
+def _newest_disorders() -> Json:
+    shown = {
+        "Time": "When", "sensor": "Sensor", "kind": "Kind", "amount_s": "By", "detail": "In words"
+    }  # fmt: skip
+    return rows(
+        "Disorders, newest first",
+        "A clock step counts back where it is negative.",
+        [
+            ask(
+                select("sensor, kind, amount_s, detail", "stream_event", IN_RANGE, OF_SENSORS)
+                + " ORDER BY time DESC LIMIT 200",
+                table=True,
+            )
+        ],
+        [columns(shown, keep_time=True)],
+        overrides=[
+            override("When", custom__width=170),
+            override("Sensor", mappings=SHORT_ID, custom__width=190),
+            override("Kind", custom__width=100),
+            override("By", unit="s", custom__width=80),
+        ],
+        empty="No disorder in this range",
+    )
+
+
+def sensor_health(snapshots: str) -> Json:
+    """The board.
+
+    Args:
+        snapshots: Address of `echowatch serve`, as the browser sees it.
+    """
+    layout: list[Row] = [
+        (
+            3,
+            [
+                (4, _now("Not believable now", "Sensors whose newest window shows a fault, or "
+                         "which are silent.", "ok = 0")),
+                (4, _now("Silent now", "Sensors that send nothing any more.",
+                         "faults =~ /silent/")),
+                (4, _now("Sensors", "All that have sent anything in the 30 days before the end "
+                         "of this range.", "ok >= 0", TEAL)),
+                (4, _availability()),
+                (4, _lost()),
+                (4, _disorders()),
+            ],
+        ),
+        (8, [(15, _broken()), (9, _silent())]),
+        (9, [(24, _faults_over_time())]),
+        (10, [(15, _worst()), (9, [
+            (5, _over_time("Clipped", "Share of the samples of a window at the limits of the "
+                           "sensor; only where there are any.", "clip", "max", "percentunit",
+                           condition="clip > 0", points="always", empty="No sample was clipped")),
+            (5, _over_time("Flat", "Share of the samples that do not move; only where there are "
+                           "any.", "flat", "max", "percentunit", condition="flat > 0",
+                           points="always", empty="No sample was flat")),
+        ])]),
+        (8, [(8, _over_time("Bias", "Mean of the windows in the sensor's unit: a sensor that "
+                            "drifts or loses its supply leaves the others.", "bias", "mean",
+                            "short")),
+             (7, _kinds()), (9, _newest_disorders())]),
+    ]  # fmt: skip
+    return board(
+        "sensor_health",
+        "Which sensor lies or is silent? For the instrument team; machine alarms are elsewhere.",
+        layout,
+        [
+            RAW,
+            *(tag_variable(name) for name in ("plant", "area", "line", "asset", "sensor")),
+            constant("snapshots", snapshots),
+        ],
+    )
