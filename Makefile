@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo services test test-long test-stack soak lint bench proto clean
+.PHONY: demo services stack stack-demo check-boards test test-long test-stack soak lint bench proto clean
 
 demo: $(READY)
 	$(BIN)/echowatch demo --out echowatch-demo
@@ -13,6 +13,18 @@ demo: $(READY)
 # A real Kafka and InfluxDB in the foreground; their data stay in .services.
 services: $(READY)
 	$(BIN)/python tests/services.py run
+
+# What docker/compose.yaml starts, without containers and on this machine only; data stay in .stack.
+stack: $(READY)
+	$(BIN)/python docker/stack.py
+
+# The same with a simulated plant of 60 sensors that has been running for hours.
+stack-demo: $(READY)
+	$(BIN)/python docker/stack.py --folder .stack/demo --demo
+
+# Whether Grafana's boards ask for what the workers write.
+check-boards: $(READY)
+	$(BIN)/python grafana/boards.py check
 
 test: $(READY)
 	$(BIN)/python -m pytest

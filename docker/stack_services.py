@@ -1,72 +1,188 @@
-"""Compose's services as processes of this machine: each with its folder, port and log.
+"""Compose's services in, processes of this machine with folder, port and log out.
 
-The binaries are those of the tests (tests/service_*.py), the configuration is compose's own.
+The binaries are found as the tests find them (tests/service_*.py), the settings are compose's own.
 """
+# ruff: noqa: INP001  (part of a script)
 
-import os
+import json
+import shutil
+import ssl
 import sys
-from collections.abc import Mapping
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
-from urllib.request import Request
+
+from stack_compose import Place, environment
 
 from service_grafana import grafana_home
-from service_influx import DIRECT, influxd
-from service_kafka import STARTED, jars, java
+from service_influx import influxd
+from service_kafka import STARTED, jars
 from service_process import Server, accepts
 
 HERE: Final = Path(__file__).resolve().parent
-PROJECT: Final = HERE.parent
 ECHOWATCH: Final = Path(sys.executable).with_name("echowatch")
-# One broker, one machine: as little memory as works.
-JVM: Final = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+BASH: Final = shutil.which("bash") or "/bin/bash"
+FIRST_WORKER: Final = 8620
 
 
-class Broker(Server):
-    """Kafka with TLS, passwords and rights: docker/kafka/start.sh, as in its container.
+class Service(Server):
+    """One process.
 
     Args:
-        folder: Its data and its log.
-        secrets: Folder of the secrets.
-        ports: Of `kafka` (clients), `outside`, `broker` and `controller`.
+        name: For messages and its log.
+        place: Where things are.
+        port: That it serves.
+        command: What to run.
+        variables: Beside those of this process.
+        up: Whether it serves, asked again and again.
     """
 
-    def __init__(self, folder: Path, secrets: Path, ports: Mapping[str, int]) -> None:
-        super().__init__("Kafka", folder, ports["kafka"])
-        self.secrets = secrets
-        self.ports = ports
-        self.libs = jars()
-        self.java = java()
-        (self.folder / "data").mkdir(exist_ok=True)
-
-    @property
-    def bootstrap(self) -> str:
-        """Address for clients."""
-        return f"127.0.0.1:{self.port}"
+    def __init__(
+        self,
+        name: str,
+        place: Place,
+        port: int,
+        command: Sequence[str],
+        variables: Mapping[str, str],
+        up: Callable[["Service"], bool],
+    ) -> None:
+        super().__init__(name, place.data / "log", port)
+        self._command = list(command)
+        self._variables = dict(variables)
+        self._up = up
 
     def command(self) -> list[str]:
-        """What to run; bash gives way to the JVM."""
-        return ["bash", str(HERE / "kafka" / "start.sh")]
+        """What to run."""
+        return self._command
 
     def environment(self) -> dict[str, str]:
-        """What start.sh fills into server.properties."""
-        return {
-            "KAFKA_LIBS": str(self.libs),
-            "KAFKA_DATA": str(self.folder / "data"),
-            "KAFKA_RUN": str(self.folder),
-            "KAFKA_SECRETS": str(self.secrets),
-            "KAFKA_BIND": "127.0.0.1",
-            "KAFKA_HOST": "127.0.0.1",
-            "KAFKA_OUTSIDE_HOST": "127.0.0.1",
-            "KAFKA_PORT": str(self.ports["kafka"]),
-            "KAFKA_OUTSIDE_PORT": str(self.ports["outside"]),
-            "KAFKA_BROKER_PORT": str(self.ports["broker"]),
-            "KAFKA_CONTROLLER_PORT": str(self.ports["controller"]),
-            "KAFKA_HEAP": "256m",
-            "KAFKA_HEAP_MIN": "64m",
-            "KAFKA_JAVA_OPTIONS": JVM,
-        }
+        """Variables beside those of this process."""
+        return self._variables
 
     def ready(self) -> bool:
-        """Whether the broker answers requests."""
-        return STARTED in self.log_text() and accepts(self.port)
+        """Whether it serves."""
+        return self._up(self)
+
+    def last_words(self) -> str:
+        """The line of its log that tells best why it ended."""
+        lines = [line.strip() for line in self.log_text().splitlines() if line.strip()]
+        told = [line for line in lines if "error" in line.lower() or ".sh: " in line]
+        return (told or lines or ["it said nothing"])[-1][:400]
+
+
+def kafka(place: Place) -> Service:
+    """The broker: docker/kafka/start.sh, as in its container, with less memory."""
+    folder = place.data / "kafka"
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    variables = environment("kafka", place) | {
+        "KAFKA_LIBS": str(jars()),
+        "KAFKA_DATA": str(folder / "data"),
+        "KAFKA_RUN": str(folder),
+        "KAFKA_SECRETS": str(place.secrets),
+        "KAFKA_BIND": "127.0.0.1",
+        "KAFKA_HOST": "127.0.0.1",
+        "KAFKA_OUTSIDE_HOST": "127.0.0.1",
+        "KAFKA_PORT": str(place.ports["kafka"]),
+        "KAFKA_OUTSIDE_PORT": str(place.ports["outside"]),
+        "KAFKA_BROKER_PORT": str(place.ports["broker"]),
+        "KAFKA_CONTROLLER_PORT": str(place.ports["controller"]),
+        "KAFKA_HEAP": "256m",
+        "KAFKA_HEAP_MIN": "64m",
+        "KAFKA_JAVA_OPTIONS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+    }
+    command = [BASH, str(HERE / "kafka" / "start.sh")]
+
+    def up(service: Service) -> bool:
+        return STARTED in service.log_text() and accepts(service.port)
+
+    return Service("Kafka", place, place.ports["kafka"], command, variables, up)
+
+
+def influxdb(place: Place) -> Service:
+    """InfluxDB, which listens with TLS."""
+    (place.data / "influxdb").mkdir(parents=True, exist_ok=True)
+    port = place.ports["influxdb"]
+    address = f"https://127.0.0.1:{port}/health"
+    variables = environment("influxdb", place)
+    return Service(
+        "InfluxDB", place, port, [str(influxd())], variables, _answers(place, address, "pass")
+    )
+
+
+def grafana(place: Place, changed: Mapping[str, str]) -> Service:
+    """Grafana with compose's data sources, boards and alert rules.
+
+    Args:
+        place: Where things are.
+        changed: Variables that are other than compose's.
+    """
+    home, port = grafana_home(), place.ports["grafana"]
+    (place.data / "grafana").mkdir(parents=True, exist_ok=True)
+    own = {"GF_SERVER_HTTP_PORT": str(port), "GF_PATHS_PLUGINS": str(place.data / "grafana")}
+    variables = environment("grafana", place) | own | dict(changed)
+    config = HERE.parent / "grafana" / "grafana.ini"
+    command = [str(home / "bin" / "grafana"), "server", "--homepath", str(home)]
+    address = f"{variables['GF_SERVER_PROTOCOL']}://127.0.0.1:{port}/api/health"
+    command += ["--config", str(config)]
+    return Service("Grafana", place, port, command, variables, _answers(place, address, "ok"))
+
+
+def worker(place: Place, number: int, changed: Mapping[str, str]) -> Service:
+    """The worker of this number, from 1 on."""
+    port = place.ports[f"worker{number}"]
+    variables = environment("worker", place) | {"ECHOWATCH_WORKER__PORT": str(port), **changed}
+    up = _answers(place, f"http://127.0.0.1:{port}/ready")
+    return Service(f"worker{number}", place, port, [str(ECHOWATCH), "worker"], variables, up)
+
+
+def serve(place: Place, changed: Mapping[str, str | None]) -> Service:
+    """The pages of cases; a variable that is changed to None is left out."""
+    port = place.ports["serve"]
+    wanted = environment("serve", place) | {"ECHOWATCH_SERVE__PORT": str(port)} | dict(changed)
+    variables = {name: value for name, value in wanted.items() if value is not None}
+    scheme = "https" if "ECHOWATCH_SERVE__CERT_FILE" in variables else "http"
+    up = _answers(place, f"{scheme}://127.0.0.1:{port}/health")
+    return Service("serve", place, port, [str(ECHOWATCH), "serve"], variables, up)
+
+
+def plant(place: Place, history: str) -> Service:
+    """The simulated plant, as a gateway would send it."""
+    command = [str(ECHOWATCH), "simulate", "--to", "kafka", "--history", history, "--live"]
+    # It serves nothing: it is up once it runs.
+    return Service("plant", place, 0, command, environment("replay", place), lambda _: True)
+
+
+def _answers(place: Place, address: str, word: str = "") -> Callable[[Service], bool]:
+    def up(_service: Service) -> bool:
+        status, said = ask(address, place.secrets / "ca.pem")
+        return status == 200 and word in said
+
+    return up
+
+
+def ask(address: str, ca_file: Path, token: str = "", body: object = None) -> tuple[int, str]:
+    """Status and text of an answer; (0, why) where there is none.
+
+    Args:
+        address: Of http or https.
+        ca_file: Authority that the server's certificate must chain to.
+        token: Of InfluxDB.
+        body: JSON to post; None = get.
+    """
+    trusted = ssl.create_default_context(cafile=str(ca_file))
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusted)
+    )
+    headers = {"Authorization": f"Token {token}"} if token else {}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address, data, headers)  # noqa: S310  (ours)
+    try:
+        with opener.open(request, timeout=5) as answer:
+            return answer.status, answer.read().decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode(errors="replace")
+    except OSError as error:
+        return 0, str(error)
