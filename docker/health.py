@@ -1,4 +1,4 @@
-"""An address in, exit code 0 out if it answers 200: the health check of a container."""
+"""An address in, exit code 0 out if it answers 200: the health check of a container."""  # noqa: INP001  (a script, no package)
 
 import os
 import ssl

@@ -1,3 +1,4 @@
+# ruff: noqa: INP001  (a script, no package)
 """Secrets and acls.yaml in; principals that can log in to Kafka and may do just that, out.
 
 Run as `admin` by the bootstrap job, as often as one likes: passwords are set to what the files
