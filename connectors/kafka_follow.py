@@ -1,4 +1,4 @@
-"""Topics in, what is written to them from now on out."""
+"""Topics in, what is written to them, from now on or all of it, out."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition
 
-from connectors.kafka import spans
+from connectors.kafka import PartitionId, spans
 from connectors.kafka_access import Access
 from connectors.kafka_client import TIMEOUT_S, opened
 
@@ -34,8 +34,15 @@ class Heard:
 class Follower:
     """Hears some topics; see `following`."""
 
-    def __init__(self, consumer: Any) -> None:
+    def __init__(self, consumer: Any, ends: Mapping[PartitionId, int]) -> None:
         self._consumer = consumer
+        self._left = {TopicPartition(*at): end for at, end in ends.items()}
+
+    def caught_up(self) -> bool:
+        """Whether all has been given that was there at the beginning."""
+        behind = [at for at, end in self._left.items() if self._consumer.position(at) < end]
+        self._left = {at: self._left[at] for at in behind}
+        return not behind
 
     def poll(self, patience_s: float = POLL_S) -> list[Heard]:
         """What was written since the last call; waits so long where nothing was."""
@@ -49,9 +56,15 @@ class Follower:
 
 @contextmanager
 def following(
-    access: Access, topics: Iterable[str], *, timeout_s: float = TIMEOUT_S
+    access: Access, topics: Iterable[str], *, whole: bool = False, timeout_s: float = TIMEOUT_S
 ) -> Iterator[Follower]:
     """Hear what is written from now on, without a group.
+
+    Args:
+        access: Address and identity.
+        topics: They must exist.
+        whole: Hear first what they hold already.
+        timeout_s: Patience with opening.
 
     Raises:
         KafkaTrouble: no such topic, or no broker answers.
@@ -59,9 +72,10 @@ def following(
     deadline = time.monotonic() + timeout_s
     ends = spans(access, topics, timeout_s=timeout_s)
     left_s = max(1.0, deadline - time.monotonic())
-    with opened(KafkaConsumer, access, timeout_s=left_s, enable_auto_commit=False) as consumer:
+    options = {"enable_auto_commit": False, "auto_offset_reset": "earliest" if whole else "latest"}
+    with opened(KafkaConsumer, access, timeout_s=left_s, **options) as consumer:
         consumer.assign([TopicPartition(*at) for at in ends])
         for at, span in ends.items():
             # A place, not "the end": what is written before the first poll is heard as well.
-            consumer.seek(TopicPartition(*at), span.end)
-        yield Follower(consumer)
+            consumer.seek(TopicPartition(*at), span.begin if whole else span.end)
+        yield Follower(consumer, {at: span.end for at, span in ends.items()})

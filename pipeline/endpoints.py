@@ -19,7 +19,6 @@ from pipeline.metrics import Metrics, exposition
 
 log = logging.getLogger(__name__)
 
-PORT_SETTING = "ECHOWATCH_WORKER__PORT"
 HOST_SETTING = "ECHOWATCH_WORKER__HOST"
 HEADERS = {
     "Server": "echowatch",
@@ -103,8 +102,9 @@ class Endpoints:
             await web.TCPSite(self._runner, self._host, self._port).start()
         except OSError as error:
             await self._runner.cleanup()
-            raise EndpointError(self._explain(error)) from error
-        if not _is_loopback(self._host):
+            address = f"{self._host}:{self._port}"
+            raise EndpointError(address_trouble(error, address, "ECHOWATCH_WORKER__")) from error
+        if not is_loopback(self._host):
             log.warning(
                 "/live, /ready and /metrics answer the whole network on %s, without a login; "
                 "%s=127.0.0.1 keeps them on this machine",
@@ -118,20 +118,27 @@ class Endpoints:
         """Stop listening; may be called again, or without a start."""
         await self._runner.cleanup()
 
-    def _explain(self, error: OSError) -> str:
-        address = f"{self._host}:{self._port}"
-        if error.errno == errno.EADDRINUSE:
-            return (
-                f"{address} is taken by another program (another worker?): set {PORT_SETTING} to "
-                "a free port, or to 0 for no endpoints"
-            )
-        if error.errno == errno.EACCES:
-            return f"{address} is not allowed to us: set {PORT_SETTING} to 1024 or more"
-        return f"{address} is no address of this machine ({error}): set {HOST_SETTING}"
-
     async def _scrape(self, _: web.Request) -> web.Response:
         body, content_type = exposition(self._metrics)
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def address_trouble(error: OSError, address: str, prefix: str) -> str:
+    """Why an address cannot be listened on, in words.
+
+    Args:
+        error: What the system said.
+        address: host:port.
+        prefix: Of the settings that give them.
+    """
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"{address} is taken by another program (another one of ours?): set {prefix}PORT to "
+            "a free port, or to 0 for no endpoints"
+        )
+    if error.errno == errno.EACCES:
+        return f"{address} is not allowed to us: set {prefix}PORT to 1024 or more"
+    return f"{address} is no address of this machine ({error}): set {prefix}HOST"
 
 
 async def _index(_: web.Request) -> web.Response:
@@ -163,7 +170,8 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | bool | int | None) else str(value)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine only."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -102,7 +102,7 @@ def test_topics_are_made_once_and_then_fit(plant, capsys):
     assert "missing" in shown.out
     assert "`echowatch topics create`" in shown.err
     assert call("topics", "create") == 0
-    assert capsys.readouterr().err.count("made, 2 partitions") == 7
+    assert capsys.readouterr().err.count("made, 2 partitions") == 8
     before = admin.topics(plant.access)
     assert call("topics", "create") == 0
     assert "all topics are as they should be" in capsys.readouterr().err

@@ -1,0 +1,62 @@
+"""`echowatch serve`: pictures of cases for people, linked from the boards."""
+
+import asyncio
+import signal
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+EPILOG = (
+    "Addresses, the access token and everything else are settings: docs/settings.md. Exit codes: "
+    "0 stopped by a signal, 1 could not begin, 2 wrong usage."
+)
+
+
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Address of the pages; beyond this machine with a token.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the pages; 0 = any.", min=0)] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Show waveform and spectrum of a case, now over healthy; reads Kafka, writes nothing."""
+    from pipeline import quiet_logs
+    from pipeline.endpoints import EndpointError
+    from pipeline.kafka_settings import access_of
+    from pipeline.serve import SnapshotServer
+    from pipeline.serve_feed import Feed
+    from pipeline.serve_login import LoginError
+    from pipeline.settings import SettingsError, load
+    from pipeline.snapshot_store import SnapshotStore
+
+    chosen = {name: v for name, v in (("host", host), ("port", port)) if v is not None}
+    settings = load(serve=chosen or None)
+    secrets = [settings.kafka.password_text() or "", settings.serve.token_text() or ""]
+    quiet_logs.configure("DEBUG" if verbose else "INFO", console, secrets=secrets)
+    access = access_of(settings.kafka)
+
+    async def work() -> None:
+        store = SnapshotStore(settings.serve.store_mb * 1e6)
+        feed = Feed(access, settings.kafka, store)
+        server = SnapshotServer(settings.serve, store, feed.verdict)
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        found = await server.start()
+        scheme = "https" if settings.serve.cert_file else "http"
+        name = f"[{settings.serve.host}]" if ":" in settings.serve.host else settings.serve.host
+        console.print(f"cases: {scheme}://{name}:{found}/", markup=False)
+        feed.start()
+        try:
+            await stopping.wait()
+        finally:
+            await server.stop()
+            feed.stop()
+
+    try:
+        asyncio.run(work())
+    except (EndpointError, LoginError) as error:
+        raise SettingsError(str(error)) from error
