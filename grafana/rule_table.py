@@ -39,8 +39,8 @@ class Rule:
         summary: One line, in Grafana's words for labels and values.
         tells: More lines.
         links: Annotation -> address.
-        empty: State where no series is known at all.
-        error: State where the store cannot be asked.
+        empty: State where no series is known at all; "" = as it was, where Grafana can keep it.
+        error: State where the store cannot be asked, likewise.
     """
 
     name: str
@@ -54,8 +54,8 @@ class Rule:
     summary: str
     tells: str
     links: Mapping[str, str] = field(default_factory=dict)
-    empty: Literal["OK", "Alerting"] = "OK"
-    error: Literal["OK", "Alerting"] = "OK"
+    empty: Literal["", "OK", "Alerting"] = ""
+    error: Literal["", "Alerting"] = ""
 
 
 def _last(what: str, where: str = "", by: str = PLACE) -> str:
@@ -277,7 +277,7 @@ RULES: tuple[Rule, ...] = (
         "{{ .Labels.role }}: more than a minute of messages waits",
         f"{_value('lag', _WHOLE)} messages wait, "
         f"{_value('rate', _TENTHS)} per second are done: alarms come late.",
-        PIPELINE_LINKS,
+        PIPELINE_LINKS, empty="OK",
     ),
     Rule(
         "LatencyP99", "pipeline",
@@ -291,7 +291,7 @@ RULES: tuple[Rule, ...] = (
         "{{ .Labels.host }}: a signal waits "
         f"{_value('p99', _WHOLE)} s for its score",
         "One window in a hundred waits longer than that.",
-        PIPELINE_LINKS,
+        PIPELINE_LINKS, empty="OK",
     ),
     Rule(
         "DroppedWindows", "pipeline",
@@ -301,14 +301,14 @@ RULES: tuple[Rule, ...] = (
         "{{ .Labels.role }}: more than 0.1 % of the messages are refused",
         f"{_value('refused', _WHOLE)} of "
         f"{_value('messages', _WHOLE)} in 15 minutes.",
-        PIPELINE_LINKS,
+        PIPELINE_LINKS, empty="OK",
     ),
     Rule(
         "DeadLetters", "pipeline", {"refused": _grown("dead_letters", "5m")}, "$refused > 0",
         "10m", "warning", "platform", "pipeline",
         "{{ .Labels.role }}: messages go on being refused",
         f"{_value('refused', _WHOLE)} in 5 minutes went to the dead letters.",
-        PIPELINE_LINKS,
+        PIPELINE_LINKS, empty="OK",
     ),
     Rule(
         "WorkerDown", "pipeline",
@@ -332,7 +332,7 @@ RULES: tuple[Rule, ...] = (
         "$retries > 0 || $refused > 0", "2m", "critical", "platform", "pipeline",
         "InfluxDB does not take what it is given, or does not answer",
         "In Kafka nothing is lost meanwhile, but boards stand still, and no other rule can fire.",
-        PIPELINE_LINKS, error="Alerting",
+        PIPELINE_LINKS, empty="OK", error="Alerting",
     ),
     Rule(
         "ScoreNaN", "pipeline", {"lost": _grown("nan_scores", "10m", "host")}, "$lost > 0",
@@ -340,7 +340,7 @@ RULES: tuple[Rule, ...] = (
         "{{ .Labels.host }}: the model gives no score",
         f"For {_value('lost', _WHOLE)} windows in 10 minutes: their sensors are "
         "unknown, whatever the machines do.",
-        PIPELINE_LINKS,
+        PIPELINE_LINKS, empty="OK",
     ),
     Rule(
         "ModelMismatch", "pipeline",
@@ -352,7 +352,7 @@ RULES: tuple[Rule, ...] = (
         "$models > 1", "0s", "critical", "platform", "pipeline",
         "The workers score with different models",
         f"{_value('models', _WHOLE)} models: a baseline belongs to one.",
-        PIPELINE_LINKS,
+        PIPELINE_LINKS, empty="OK",
     ),
     Rule(
         "Watchdog", "watchdog", {}, "1 == 1", "0s", "none", "platform", "heartbeat",

@@ -26,13 +26,16 @@ DATASOURCE = "echowatch-influx"
 RUNBOOKS = "docs/runbooks.md"
 """Grafana takes no variable of the environment in a rule: the message has the whole address."""
 INTERVALS = {"machines": "1m", "sensors": "1m", "pipeline": "30s", "watchdog": "1m"}
+KEEP = "${ECHOWATCH_GRAFANA_KEEP}"
 HEAD = """\
 # Written by `python grafana/rules.py write` from grafana/rule_table.py: change that.
 #
-# Where an alarm is kept for a while after its condition has gone, the query looks back: Grafana has
-# keep_firing_for only since 11.6. An alarm of the stream has that delay (off_delay_s) already.
-# From Grafana 11.3 on, execErrState and noDataState KeepLast would keep what fires while the store
-# does not answer; before, it resolves as MissingSeries after two turns, and the message says so.
+# ECHOWATCH_GRAFANA_KEEP says what becomes of a rule while the store does not answer: KeepLast from
+# Grafana 10.4 on, so that a machine in alarm stays in alarm. Grafana 10.0 has no such word, but OK:
+# what fires then resolves after two turns, and the message says that its data are gone.
+#
+# Where an alarm is to outlast its condition, the query looks back, for Grafana has keep_firing_for
+# only since version 12. An alarm of the stream has that delay (off_delay_s) already.
 """
 
 
@@ -60,8 +63,8 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "title": rule.name,
         "condition": "fires",
         "for": rule.lasts,
-        "noDataState": rule.empty,
-        "execErrState": rule.error,
+        "noDataState": rule.empty or KEEP,
+        "execErrState": rule.error or KEEP,
         "labels": {"severity": rule.severity, "owner": rule.owner, "scope": rule.scope},
         "annotations": {
             "summary": rule.summary,
