@@ -18,7 +18,7 @@ from stack_compose import Place, environment
 
 from service_grafana import grafana_home
 from service_influx import influxd
-from service_kafka import STARTED, jars
+from service_kafka import STARTED, jars, java
 from service_process import Server, accepts
 
 HERE: Final = Path(__file__).resolve().parent
@@ -70,6 +70,16 @@ class Service(Server):
         lines = [line.strip() for line in self.log_text().splitlines() if line.strip()]
         told = [line for line in lines if "error" in line.lower() or ".sh: " in line]
         return (told or lines or ["it said nothing"])[-1][:400]
+
+
+def binaries() -> None:
+    """Have all that is run here; Kafka is fetched if need be.
+
+    Raises:
+        MissingError: where one is not to be had.
+    """
+    for found in (grafana_home, influxd, java, jars):
+        found()
 
 
 def kafka(place: Place) -> Service:
