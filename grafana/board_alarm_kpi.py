@@ -3,14 +3,15 @@
 
 from typing import Final
 
-from board_frame import RAW, Row, board, constant, tag_variable
 from board_fleet import ASSET_BOARD
+from board_frame import RAW, Row, board, constant, tag_variable
 from board_parts import (
     ORANGE,
+    QUIET,
     RED,
     SHORT_ID,
-    STATES,
     STATE_WORDS,
+    STATES,
     YES_NO,
     Json,
     ask,
@@ -61,7 +62,7 @@ def _per_day() -> Json:
 def _cases_per_week() -> Json:
     opened = "opened_s * 1000 >= ${__from}"
     return _stat(
-        "New cases per week",
+        "Cases / week",
         f"Cases opened in this range, per week. Our budget is {CASES_PER_WEEK} per engineer and "
         "week for every 100 machines.",
         f"count(distinct(case_id)) * {WEEK_MS} / (${{__to}} - ${{__from}}) AS cases",
@@ -103,7 +104,7 @@ def _stale() -> Json:
 
 def _unacknowledged() -> Json:
     return _stat(
-        "Not acknowledged",
+        "Unacked",
         "Open cases that nobody has acknowledged.",
         "count(current) AS cases",
         OPEN_CASES,
@@ -128,7 +129,7 @@ def _shelved_count() -> Json:
 
 def _machines() -> Json:
     return _stat(
-        "Machines watched",
+        "Machines",
         "Machines that have sent anything in the 30 days before the end of this range.",
         "count(worst) AS machines",
         ASSET_NOW,
@@ -139,7 +140,7 @@ def _machines() -> Json:
 def _top_share() -> Json:
     each = select("count(state) AS raised", "alarm", IN_RANGE, SCOPE, RAISED, by="asset")
     return _stat(
-        "Worst machine raised",
+        "Top machine",
         "The most that one machine raised in this range: a bad actor drowns the others.",
         "max(raised) AS raised",
         each,
@@ -195,7 +196,7 @@ def _rate() -> Json:
             "thresholdsStyle": {"mode": "dashed"},
         },
         field={
-            "decimals": 0, "min": 0,
+            "decimals": 0, "min": 0, "color": {"mode": "fixed", "fixedColor": QUIET},
             "thresholds": steps((None, "text"), (PER_10_MIN, RED)),
         },
         empty="Nothing was raised in this range",

@@ -12,6 +12,8 @@ from board_frame import (
 )
 from board_parts import (
     LONG_TERM,
+    ORANGE,
+    RED,
     SHORT_ID,
     STATE_WORDS,
     YES_NO,
@@ -29,8 +31,6 @@ from board_parts import (
     stat_options,
     states_over_time,
     steps,
-    RED,
-    ORANGE,
 )
 from board_queries import (
     EVERY,

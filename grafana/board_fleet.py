@@ -5,11 +5,37 @@ from typing import Final
 
 from board_frame import RAW, Row, board, constant, tag_variable
 from board_parts import (
-    RED, SHORT_ID, STATES, STATE_WORDS, YES_NO, Json, ask, by_worst, columns, count_stat, heat,
-    link, override, panel, rows, stat_options, states_over_time, steps, BARE, PURPLE,
+    BARE,
+    PURPLE,
+    RED,
+    SHORT_ID,
+    STATE_WORDS,
+    STATES,
+    YES_NO,
+    Json,
+    ask,
+    by_worst,
+    columns,
+    count_stat,
+    heat,
+    link,
+    override,
+    panel,
+    rows,
+    stat_options,
+    states_over_time,
+    steps,
 )  # fmt: skip
 from board_queries import (
-    ASSET_NOW, EVERY, IN_RANGE, LAST_DAY, OPEN_CASES, RECENT, SCOPE, last, select,
+    ASSET_NOW,
+    EVERY,
+    IN_RANGE,
+    LAST_DAY,
+    OPEN_CASES,
+    RECENT,
+    SCOPE,
+    last,
+    select,
 )  # fmt: skip
 
 ASSET_BOARD: Final = (

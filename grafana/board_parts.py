@@ -153,11 +153,12 @@ def columns(names: Mapping[str, str], *, keep_time: bool = False, drop: Sequence
         keep_time: Whether the time of a row is shown; a subquery has none worth it.
         drop: Columns that are not shown.
     """
-    hidden = drop if keep_time else ("Time", "time", *drop)
+    times = [f"{word}{number}" for word in ("Time", "time") for number in ("", " 1", " 2")]
+    hidden = drop if keep_time else (*times, *drop)
     return {
         "id": "organize",
         "options": {
-            "excludeByName": {name: True for name in hidden},
+            "excludeByName": dict.fromkeys(hidden, True),
             "indexByName": {name: index for index, name in enumerate(names)},
             "renameByName": {name: title for name, title in names.items() if name != title},
         },
@@ -227,9 +228,33 @@ def states_over_time(
     )
 
 
-def heat(title: str, about: str, targets: Sequence[Json], *, unit: str = "", **more: Any) -> Json:
-    """Series as rows, their values as colours over time."""
-    scale = more.pop("scale", {})
+def heat(
+    title: str,
+    about: str,
+    targets: Sequence[Json],
+    *,
+    unit: str = "",
+    scale: Mapping[str, Any] | None = None,
+    names_px: int = 150,
+    legend: bool = True,
+    downwards: bool = False,
+    **more: Any,
+) -> Json:
+    """Series as rows, their values as colours over time.
+
+    Args:
+        title: As for `panel`, as are `about`, `targets` and `more`.
+        about: Explains it.
+        targets: From `ask`.
+        unit: Of the names of the series, where these are numbers.
+        scale: Colours, where not from nothing to orange.
+        names_px: Room for the names.
+        legend: Whether the scale is shown.
+        downwards: Whether the first series is on top.
+        more: Further arguments of `panel`.
+    """
+    colour = {"mode": "opacity", "fill": ORANGE, "scale": "exponential", "exponent": 2}
+    axis = {"axisPlacement": "left", "axisWidth": names_px, "unit": unit, "reverse": downwards}
     return panel(
         "heatmap",
         title,
@@ -238,23 +263,18 @@ def heat(title: str, about: str, targets: Sequence[Json], *, unit: str = "", **m
         options={
             "calculate": False,
             "cellGap": 0,
-            "cellValues": {"unit": more.pop("cell_unit", "none"), "decimals": 2},
-            "color": {
-                "mode": "opacity",
-                "fill": ORANGE,
-                "scale": "exponential",
-                "exponent": 2,
-                **scale,
-            },
+            "cellValues": {"decimals": 2},
+            "color": colour | dict(scale or {}),
+            # Levels in dB may be negative; what is at most this is not drawn.
             "filterValues": {"le": -1e9},
-            "legend": {"show": more.pop("legend", True)},
+            "legend": {"show": legend},
             "rowsFrame": {"layout": "auto"},
             "tooltip": {"show": True, "yHistogram": False},
-            "yAxis": {"axisPlacement": "left", "axisWidth": more.pop("names_px", 150), "unit": unit, "reverse": more.pop("downwards", False)},
+            "yAxis": axis,
             "exemplars": {"color": "rgba(255,0,255,0.7)"},
         },
         **more,
-    )  # fmt: skip
+    )
 
 
 def lines(
@@ -271,17 +291,23 @@ def lines(
     """Curves over time.
 
     Args:
-        title, about, targets, more: As for `panel`.
+        title: As for `panel`, as are `about`, `targets` and `more`.
+        about: Explains it.
+        targets: From `ask`.
         unit: Of the values.
         legend: `list`, `table` (with the last and the largest value), or `hidden`.
         custom: How they are drawn.
         field: Further defaults of the fields.
+        more: Further arguments of `panel`.
     """
     drawn = {
         "drawStyle": "line", "lineWidth": 1, "fillOpacity": 0, "showPoints": "never",
         "spanNulls": False, **(custom or {}),
     }  # fmt: skip
     shown = legend != "hidden"
+    # Ticks that need more decimals than there are would read as the words for nothing.
+    if more.get("empty"):
+        field = {key: value for key, value in (field or {}).items() if key != "decimals"}
     return panel(
         "timeseries",
         title,

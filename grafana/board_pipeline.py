@@ -8,8 +8,8 @@ from board_parts import (
     ORANGE,
     Json,
     ask,
-    columns,
     by_worst,
+    columns,
     lines,
     override,
     panel,
@@ -26,11 +26,10 @@ BY_WORKER: Final = f"{EVERY}, host, role"
 NEWEST: Final = "time <= ${__to}ms AND time > ${__to}ms - 10m"
 
 
-def _now(title: str, about: str, what: str, source: str, **field: object) -> Json:
-    more = {"empty": str(field.pop("empty"))} if "empty" in field else {}
+def _now(title: str, about: str, what: str, source: str, empty: str, **field: object) -> Json:
     return panel(
         "stat", title, about, [ask(select(what, source))],
-        options=stat_options(), field=field, **more,
+        options=stat_options(), field=field, empty=empty,
     )  # fmt: skip
 
 
@@ -49,22 +48,22 @@ def _stats() -> list[tuple[int, Json]]:
         (3, _now("Workers", "Workers and their roles that told anything in the last 10 minutes.",
                  "count(messages) AS workers", _workers_now("messages"),
                  empty="none", decimals=0)),
-        (3, _now("Windows per second", "Judged by all workers together.",
+        (3, _now("Windows/s", "Judged by all workers together.",
                  "sum(windows_per_s) AS windows", _workers_now("windows_per_s"),
                  empty="none", decimals=1)),
         (3, _now("Lag", "Messages that are not acknowledged yet, all partitions together.",
                  "sum(lag) AS lag", _workers_now("lag"), empty="unknown", decimals=0)),
-        (3, _now("Data are behind by", "Clock less the newest event time, slowest worker.",
+        (3, _now("Behind by", "Clock less the newest event time, slowest worker.",
                  "max(event_time_lag_s) AS behind", _workers_now("event_time_lag_s"),
                  empty="unknown", unit="s", decimals=1)),
-        (3, _now("Sample to score, p99", "From a window's last sample to its score, slowest "
+        (3, _now("Latency p99", "From a window's last sample to its score, slowest "
                  "worker.", "max(sample_to_score_s_p99) AS latency",
                  _workers_now("sample_to_score_s_p99"), empty="unknown", unit="s", decimals=1)),
-        (3, _now("Refused messages", "Dead letters in this range: see their topic for the reason.",
+        (3, _now("Refused", "Dead letters in this range: see their topic for the reason.",
                  "sum(refused) AS refused", told, empty="0", decimals=0, thresholds=warn)),
         (3, _now("Points lost", "That InfluxDB refused for good in this range.",
                  "sum(lost) AS lost", told, empty="0", decimals=0, thresholds=warn)),
-        (3, _now("Scores not finite", "Windows that the model gave no finite score for in this "
+        (3, _now("NaN scores", "Windows that the model gave no finite score for in this "
                  "range.", "sum(nans) AS nans", told, empty="0", decimals=0, thresholds=warn)),
     ]  # fmt: skip
 
@@ -82,7 +81,9 @@ def _over_time(
         for number, (name, words) in enumerate(fields)
     ]
     drawn = {"min": 0, **({"decimals": more["decimals"]} if "decimals" in more else {})}
-    return lines(title, about, targets, unit=unit, field=drawn, custom={"lineWidth": 1})
+    return lines(
+        title, about, targets, unit=unit, field=drawn, custom={"lineWidth": 1}, maxDataPoints=240
+    )
 
 
 def _grown(title: str, about: str, *fields: tuple[str, str]) -> Json:
@@ -127,30 +128,42 @@ def _partitions() -> Json:
     )  # fmt: skip
 
 
-def _fleet_of_workers() -> Json:
-    shown = {
-        "host": "Host", "role": "Role", "version": "Version", "model_id": "Model",
-        "sensors": "Sensors", "assigned_partitions": "Partitions", "lag": "Lag",
-        "windows_per_s": "Windows/s", "checkpoint_age_s": "Checkpoint",
-    }  # fmt: skip
+def _table(title: str, about: str, shown: dict[str, str], **overrides: Json) -> Json:
     fields = [name for name in shown if name not in ("host", "role")]
     newest = select(last(*fields), "pipeline", NEWEST, OF_WORKERS, by="host, role")
     return rows(
-        "Workers",
-        "What each worker holds and runs now. Different models or versions at the same time are "
-        "an update that has stopped half way.",
+        title,
+        about,
         [ask(select(", ".join(shown), newest), table=True)],
-        [columns(shown), by_worst("Lag")],
-        overrides=[
-            override("Sensors", decimals=0, custom__width=80),
-            override("Partitions", decimals=0, custom__width=90),
-            override("Lag", decimals=0, custom__width=80),
-            override("Windows/s", decimals=1, custom__width=100),
-            override("Checkpoint", unit="s", decimals=1, custom__width=110),
-            override("Role", custom__width=90),
-            override("Version", custom__width=90),
-        ],
+        [columns(shown), by_worst("Host", down=False)],
+        overrides=[override(name, **properties) for name, properties in overrides.items()],
         empty="No worker has told anything in the last 10 minutes",
+    )
+
+
+def _workers() -> Json:
+    return _table(
+        "Workers now",
+        "What each worker holds, how much waits for it, and how much a crash would do again.",
+        {
+            "host": "Host", "role": "Role", "sensors": "Sensors",
+            "assigned_partitions": "Partitions", "lag": "Lag",
+            "checkpoint_age_s": "Checkpoint",
+        },
+        Sensors={"decimals": 0},
+        Partitions={"decimals": 0},
+        Lag={"decimals": 0},
+        Checkpoint={"unit": "s", "decimals": 1},
+    )  # fmt: skip
+
+
+def _models() -> Json:
+    return _table(
+        "Versions and models now",
+        "Different ones at the same time are an update that has stopped half way.",
+        {"host": "Host", "role": "Role", "version": "Version", "model_id": "Model"},
+        Role={"custom__width": 90},
+        Version={"custom__width": 90},
     )
 
 
@@ -158,7 +171,7 @@ def pipeline(_: str) -> Json:
     """The board."""
     layout: list[Row] = [
         (3, _stats()),
-        (6, [(24, _fleet_of_workers())]),
+        (6, [(13, _workers()), (11, _models())]),
         (8, [
             (8, _over_time("Messages per second", "Read from Kafka by each worker.",
                            ("messages_per_s", ""))),

@@ -35,8 +35,8 @@ def select(what: str, source: str, *where: str, by: str = "", fill: str = "none"
         by: What to group by; with an interval of time, empty ones are filled as `fill` says.
         fill: `none` leaves them out.
 
-    >>> select("last(ok) AS ok", "sensor_health", "$timeFilter", by="time(1m), sensor")
-    'SELECT last(ok) AS ok FROM sensor_health WHERE $timeFilter GROUP BY time(1m), sensor fill(none)'
+    >>> select("max(ratio) AS ratio", "drift", "$timeFilter", by="time(1m), sensor")
+    'SELECT max(ratio) AS ratio FROM drift WHERE $timeFilter GROUP BY time(1m), sensor fill(none)'
     >>> select("ok", "SELECT ok FROM sensor_health", "ok = 0")
     'SELECT ok FROM (SELECT ok FROM sensor_health) WHERE ok = 0'
     """
@@ -50,13 +50,15 @@ def select(what: str, source: str, *where: str, by: str = "", fill: str = "none"
     return " ".join(words)
 
 
-def last(*fields: str) -> str:
-    """Columns with the newest value of each field, under its own name.
+def last(field: str, *others: str) -> str:
+    """Columns with the newest value of a field, and what the same point has in others.
+
+    One selector only: of several, InfluxDB gives one row for each.
 
     >>> last("ok", "faults")
-    'last(ok) AS ok, last(faults) AS faults'
+    'last(ok) AS ok, faults'
     """
-    return ", ".join(f"last({field}) AS {field}" for field in fields)
+    return ", ".join([f"last({field}) AS {field}", *others])
 
 
 SENSOR_NOW: Final = select(

@@ -27,9 +27,14 @@ TEAL: Final = "#3A8F99"
 BELIEF: Final = words(((0, "cannot be believed", PURPLE), (1, "believable", TEAL)))
 SENSOR_PICTURE: Final = "${snapshots}/sensor?id="
 
-NEWEST = select(
+NEWEST: Final = select(
     last("ok", "faults", "detail"), "sensor_health", RECENT, OF_SENSORS, by="asset, sensor"
 )
+# A silence is one point: it lasts until the next.
+LASTING: Final = select(
+    last("ok"), "sensor_health", IN_RANGE, OF_SENSORS, by=f"{EVERY}, asset, sensor",
+    fill="previous",
+)  # fmt: skip
 
 
 def _link_to_picture() -> Json:
@@ -40,9 +45,10 @@ def _availability() -> Json:
     return panel(
         "stat",
         "Availability",
-        "Share of the windows in this range whose sensor could be believed, all sensors together.",
-        [ask(select("mean(ok) AS availability", "sensor_health", IN_RANGE, OF_SENSORS))],
+        "Share of this range in which a sensor could be believed and was heard, mean of all.",
+        [ask(select("mean(ok) AS availability", LASTING))],
         options=stat_options(),
+        maxDataPoints=120,
         field={"unit": "percentunit", "decimals": 1},
     )
 
@@ -115,9 +121,10 @@ def _silent() -> Json:
 
 
 def _worst() -> Json:
-    of_range = select(
-        "mean(ok) AS availability, sum(gap_s) AS lost, max(clip) AS clip, max(flat) AS flat, "
-        "spread(bias) AS bias, mean(running) AS running",
+    available = select("mean(ok) AS availability", LASTING, by="asset, sensor")
+    measured = select(
+        "sum(gap_s) AS lost, mean(clip) AS clip, mean(flat) AS flat, spread(bias) AS bias, "
+        "mean(running) AS running",
         "sensor_health",
         IN_RANGE,
         OF_SENSORS,
@@ -135,11 +142,21 @@ def _worst() -> Json:
     bar = {"type": "gauge", "mode": "basic"}
     return rows(
         "Sensors in this range, worst first",
-        "Available: share of believable windows. Lost: time missing in front of windows. Clipped, "
-        "flat: worst window, share of its samples at the limits of the sensor, or that do not "
-        "move. Bias moved: largest less smallest mean of a window, in the sensor's unit.",
-        [ask(select(", ".join(shown), of_range), table=True)],
-        [columns(shown), by_worst("Available", down=False)],
+        "Available: share of the range in which it could be believed and was heard. Lost: time "
+        "missing in front of windows. Clipped, flat: share of all samples at the limits of the "
+        "sensor, or that do not move. Bias moved: largest less smallest mean of a window, in the "
+        "sensor's unit.",
+        [
+            ask(select("availability, sensor", available), table=True),
+            ask(
+                select("sensor, lost, clip, flat, bias, running", measured), ref="B", table=True
+            ),
+        ],
+        [
+            {"id": "joinByField", "options": {"byField": "sensor", "mode": "outer"}},
+            columns(shown),
+            by_worst("Available", down=False),
+        ],
         overrides=[
             override(
                 "Sensor", mappings=SHORT_ID, links=[_link_to_picture()], custom__width=230
@@ -165,8 +182,8 @@ def _faults_over_time() -> Json:
         [
             ask(
                 select(
-                    "min(ok) AS ok", "sensor_health", IN_RANGE, OF_SENSORS, "ok = 0",
-                    by=f"{EVERY}, sensor", fill="null",
+                    "min(ok) AS ok", LASTING, IN_RANGE, "ok = 0", by=f"{EVERY}, sensor",
+                    fill="null",
                 ),
                 "$tag_sensor",
             )

@@ -16,6 +16,7 @@ sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
 from board_alarm_kpi import alarm_kpi  # noqa: E402  (found through the line above)
 from board_asset import asset  # noqa: E402
+from board_checks import problems  # noqa: E402
 from board_fleet import fleet  # noqa: E402
 from board_frame import SNAPSHOTS  # noqa: E402
 from board_parts import Json  # noqa: E402
@@ -57,19 +58,41 @@ def write(folder: Path, snapshots: str) -> list[Path]:
     return written
 
 
-def main() -> None:
-    """Write or check."""
+def wrong(folder: Path, snapshots: str = SNAPSHOTS) -> list[str]:
+    """What is wrong with the files of a folder, each in words."""
+    found = []
+    for name, board in boards(snapshots).items():
+        file = folder / f"{name}.json"
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        if text != text_of(board):
+            found.append(f"{file.name} is not what this would write: run it with `write`")
+        try:
+            read = json.loads(text)
+        except ValueError as error:
+            found.append(f"{file.name} is no JSON: {error}")
+        else:
+            found += [f"{file.name}: {problem}" for problem in problems(name, read, text)]
+    return found
+
+
+def main() -> int:
+    """Write or check; 1 where something is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     writes = verbs.add_parser("write", help="write the JSON files")
-    writes.add_argument("--to", type=Path, default=DASHBOARDS, help="folder")
-    writes.add_argument("--snapshots", default=SNAPSHOTS, help="address of `echowatch serve`")
-    verbs.add_parser("check", help="compare the files with what this would write, and the schema")
+    checks = verbs.add_parser("check", help="compare files, generator and the schema")
+    for verb in (writes, checks):
+        verb.add_argument("--to", type=Path, default=DASHBOARDS, help="folder of the JSON files")
+        verb.add_argument("--snapshots", default=SNAPSHOTS, help="address of `echowatch serve`")
     asked = parser.parse_args()
     if asked.verb == "write":
         for file in write(asked.to, asked.snapshots):
             print(file)
+    found = wrong(asked.to, asked.snapshots)
+    for problem in found:
+        print(problem, file=sys.stderr)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
