@@ -80,7 +80,7 @@ class InfluxBucket:
         allow_plaintext: bool,
     ) -> None:
         self._url, self._token, self._org, self._bucket = url, token, org, bucket
-        context = _secured(url, ca_file, allow_plaintext=allow_plaintext)
+        context = secured(url, ca_file, allow_plaintext=allow_plaintext)
         if not token or " " in token or not token.isascii() or not token.isprintable():
             raise InfluxError(
                 "the token must be printable ASCII without spaces: check influx.token or its file"
@@ -170,7 +170,12 @@ class InfluxBucket:
         return " ".join(text.replace(self._token, "***").split())[:LONGEST_WORDS]
 
 
-def _secured(url: str, ca_file: Path | None, *, allow_plaintext: bool) -> ssl.SSLContext | None:
+def secured(url: str, ca_file: Path | None, *, allow_plaintext: bool) -> ssl.SSLContext | None:
+    """How to speak to a server; None = unencrypted, to this machine or where that is allowed.
+
+    Raises:
+        InfluxError: for an address or file that cannot be used.
+    """
     try:
         parts = urlsplit(url)
         host, known = parts.hostname, parts.port is None or parts.port > 0

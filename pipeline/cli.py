@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipeline import __version__, cli_alarms, cli_kafka, cli_replay, cli_worker
+from pipeline import __version__, cli_alarms, cli_influx, cli_kafka, cli_replay, cli_worker
 from pipeline.cli_options import (
     AsJson,
     AtError,
@@ -60,6 +60,7 @@ app.add_typer(cli_alarms.app, name="alarms")
 app.command(epilog=cli_replay.EPILOG)(cli_replay.replay)
 app.command(epilog=cli_worker.EPILOG)(cli_worker.worker)
 app.add_typer(cli_kafka.topics_app, name="topics")
+app.add_typer(cli_influx.app, name="influx")
 app.command()(cli_kafka.lag)
 app.command()(cli_kafka.rewind)
 

@@ -132,6 +132,36 @@ class Influx(Group):
     allow_plaintext: bool = Field(
         default=False, description="allow http to other machines: the token is readable then"
     )
+    admin_token: SecretStr | None = Field(
+        None, description="operator's token, of `echowatch influx` only; no worker needs it"
+    )
+    admin_token_file: Path | None = Field(None, description="file with the operator's token")
+    admin_password: SecretStr | None = Field(
+        None, description="password of the user `admin` of a server that was never set up"
+    )
+    admin_password_file: Path | None = Field(None, description="file with that password")
+    keep_raw_d: int = Field(
+        30, ge=1, description="days that single windows are kept, and up to a week more"
+    )
+    keep_1m_d: int = Field(365, ge=0, description="days that minutes are kept; 0 = for ever")
+    keep_1h_d: int = Field(3650, ge=0, description="days that hours are kept; 0 = for ever")
+    keep_alarms_d: int = Field(
+        0, ge=0, description="days that alarms, cases and events are kept; 0 = for ever"
+    )
+    late_h: int = Field(
+        192, ge=6, description="hours for which windows may be late and still reach the roll-ups"
+    )
+    own_url: str | None = Field(
+        None, description="address at which InfluxDB reaches itself, if not influx.url"
+    )
+
+    @model_validator(mode="after")
+    def _rolled_up_before_removed(self) -> "Influx":
+        if self.late_h > 24 * self.keep_raw_d:
+            raise ValueError("late_h must end before keep_raw_d: what is removed cannot be late")
+        if 0 < self.keep_alarms_d < self.keep_raw_d + 7:
+            raise ValueError("keep_alarms_d must be at least keep_raw_d + 7: they share a bucket")
+        return self
 
     def token_text(self) -> str | None:
         """The token.
@@ -140,6 +170,22 @@ class Influx(Group):
             SecretError: for a file that cannot be read or is empty.
         """
         return secret(self.token, self.token_file, "influx.token")
+
+    def admin_token_text(self) -> str | None:
+        """The operator's token.
+
+        Raises:
+            SecretError: for a file that cannot be read or is empty.
+        """
+        return secret(self.admin_token, self.admin_token_file, "influx.admin_token")
+
+    def admin_password_text(self) -> str | None:
+        """Password for the first set-up.
+
+        Raises:
+            SecretError: for a file that cannot be read or is empty.
+        """
+        return secret(self.admin_password, self.admin_password_file, "influx.admin_password")
 
 
 class Serve(Group):

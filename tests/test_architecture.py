@@ -106,7 +106,8 @@ def test_only_the_command_line_joins_connectors_and_pipeline():
     assert set(joined) <= {
         "cli", "cli_alarms", "cli_kafka", "cli_options", "cli_replay", "commands", "extent",
         "kafka_settings", "replay", "rewind", "show", "vectors", "worker", "role_runner",
-        "faust_role", "influx_settings", "topic_watch", "lag", "live_alarms",
+        "faust_role", "influx_init", "influx_settings", "influx_status", "topic_watch", "lag",
+        "cli_influx", "live_alarms",
     }  # fmt: skip
 
 

@@ -1,9 +1,7 @@
 """Every query and script of docs/influx.md, on a real InfluxDB that holds what a worker writes."""
 
-import json
 import re
 import time
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,18 +124,3 @@ def test_a_stranger_is_named_without_a_series_of_its_own(filled):
     influx, bucket = filled
     names = influx.query(bucket, "SHOW TAG VALUES WITH KEY = sensor")
     assert {row["value"] for row in names} == {SENSOR, DUMB, "unknown"}
-
-
-def test_the_hourly_task_keeps_the_worst_score(filled):
-    influx, bucket = filled
-    hourly = influx.new_bucket("hourly")
-    (flux,) = re.findall(r"```flux\n(.*?)```", PAGE, re.DOTALL)
-    flux = flux.replace('"echowatch"', f'"{bucket}"').replace('"echowatch_hourly"', f'"{hourly}"')
-    request = urllib.request.Request(  # noqa: S310  (loopback)
-        f"{influx.url}/api/v2/query?org={influx.org}",
-        json.dumps({"query": flux}).encode(),
-        {"Authorization": f"Token {influx.token}", "Content-Type": "application/json"},
-    )
-    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).close()
-    rows = influx.query(hourly, "SELECT max(score_max) AS worst FROM drift GROUP BY sensor")
-    assert {row["sensor"]: row["worst"] for row in rows} == {SENSOR: 1.5, DUMB: 1.5}
