@@ -15,7 +15,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipeline import __version__, cli_alarms, cli_influx, cli_kafka, cli_replay, cli_worker
+from pipeline import (
+    __version__,
+    cli_alarms,
+    cli_influx,
+    cli_kafka,
+    cli_replay,
+    cli_simulate,
+    cli_worker,
+)
 from pipeline.cli_options import (
     AsJson,
     AtError,
@@ -58,6 +66,7 @@ class ProfileName(StrEnum):
 
 app.add_typer(cli_alarms.app, name="alarms")
 app.command(epilog=cli_replay.EPILOG)(cli_replay.replay)
+app.command(epilog=cli_simulate.EPILOG)(cli_simulate.simulate)
 app.command(epilog=cli_worker.EPILOG)(cli_worker.worker)
 app.add_typer(cli_kafka.topics_app, name="topics")
 app.add_typer(cli_influx.app, name="influx")
@@ -141,31 +150,6 @@ def report(
     from pipeline import commands
 
     console.print(f"report: {commands.report(folder, to)}", markup=False, soft_wrap=True)
-
-
-@app.command()
-def simulate(
-    out: Out = Path("echowatch-plant"),
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
-    sensors: Annotated[int, typer.Option(min=1, help="How many sensors.")] = 20,
-    hours: Annotated[float, typer.Option(min=0.05, help="Length in hours.")] = 2.0,
-    every: Annotated[float, typer.Option(min=1.0, help="Seconds between captures.")] = 10.0,
-    faults: Annotated[bool, typer.Option(help="Inject machine and sensor faults.")] = True,
-) -> None:
-    """Write recordings of a simulated plant, its fleet file and the truth about its faults."""
-    from pipeline import commands
-
-    commands.simulate(
-        out,
-        seed=seed,
-        sensors=sensors,
-        hours=hours,
-        every_s=every,
-        faults=faults,
-        console=console,
-    )
-    fleet = out / "fleet.yaml"
-    console.print(f"try: echowatch run {out} --fleet {fleet}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -41,6 +41,7 @@ from pipeline.report import render
 from pipeline.run_report import collect, describe_case
 from pipeline.service_settings import SecretError
 from pipeline.settings import Settings, SettingsError, load
+from pipeline.simulate_record import SimulateError
 from pipeline.terminal import interruptible, meter
 
 LOCK_NAME = "echowatch.lock"
@@ -54,8 +55,8 @@ class RunError(ValueError):
 
 USER_ERRORS = (
     ReadError, StoreError, FleetError, SettingsError, OperatorError, RunError, RestoreError,
-    ReplayError, AccessError, KafkaTrouble, InfluxError, LiveError, BadOrder, SecretError, OSError,
-    sqlite3.DatabaseError,
+    ReplayError, SimulateError, AccessError, KafkaTrouble, InfluxError, LiveError, BadOrder,
+    SecretError, OSError, sqlite3.DatabaseError,
 )  # fmt: skip
 """Mistakes that a person can mend; anything else is one of ours and shows its traceback."""
 

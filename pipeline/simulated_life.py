@@ -175,23 +175,24 @@ class Channel:
         return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
     @cached_property
-    def _shape(self) -> F32:
-        """(n / 2 + 1,) spectrum of noise of RMS 1, for white noise as `_signal` makes it."""
+    def _power(self) -> F32:
+        """(n / 2 + 1,) power spectrum of the machine's noise, 1 in the mean."""
         n = round(CAPTURE_S * self.sensor.rate_hz)
         hz = fft.rfftfreq(n, 1 / self.sensor.rate_hz)
         sos = self.sensor.noise.sections(self.sensor.rate_hz)
         _, response = signal.sosfreqz(sos, hz, fs=self.sensor.rate_hz)
-        return np.asarray(np.abs(response) * np.sqrt(n / 2), dtype=np.float32)
+        return np.asarray(np.abs(response) ** 2, dtype=np.float32)
 
     def _signal(self, start_s: float, rng: np.random.Generator) -> F32:
         """(n,) in the unit, as the sensor feels it."""
         sensor, noise = self.sensor, self.sensor.noise
         n = round(CAPTURE_S * sensor.rate_hz)
         block = Block(sensor.drive, start_s, sensor.rate_hz, n)
+        # Machine and sensor are independent: their powers add, so one draw does for both.
+        level, floor = np.float32(noise.level(block).mean()), np.float32(noise.floor)
+        shape = np.sqrt((level**2 * self._power + floor**2) * np.float32(n / 2))
         white = rng.standard_normal((n // 2 + 1, 2), dtype=np.float32).view(np.complex64)[:, 0]
-        out: F32 = fft.irfft(white * self._shape, n)
-        out *= block.ramp(noise.level(block))
-        out += rng.standard_normal(n, dtype=np.float32) * np.float32(noise.floor)
+        out: F32 = fft.irfft(white * shape, n)
         for component in sensor.components:
             component.add_to(out, block)
         return out * np.float32(sensor.gain)
