@@ -249,10 +249,11 @@ def _notes(pair: Pair, case: Case | None) -> list[str]:
         found.append(f"No picture {of} is kept for this sensor: only its health is shown.")
     if healthy is None:
         found.append("No picture of health is kept for this sensor.")
-    for name, one in (("now", now), ("healthy", healthy)):
-        if one is not None and one.facts["of_samples"] > one.samples.size:
-            kept_s = one.samples.size / one.facts["sample_rate_hz"]
-            found.append(f"The window of {name} was longer: its last {kept_s:.3g} s are shown.")
+    both = [one for one in (now, healthy) if one is not None]
+    cut = [one for one in both if one.facts["of_samples"] > one.samples.size]
+    if cut:
+        kept_s = cut[0].samples.size / cut[0].facts["sample_rate_hz"]
+        found.append(f"The whole window was longer: its last {kept_s:.3g} s are shown.")
     if now is None or healthy is None:
         return found
     if now.facts["model_id"] != healthy.facts["model_id"]:
@@ -313,8 +314,11 @@ def _draw(card: _Card, pair: Pair, band_hz: Sequence[float]) -> None:
     card.spectrum_title = f"Spectrum, amplitude: {' over '.join(name for name, _ in both)}"
     if band_hz[1] > 0.0:
         card.spectrum_title += "; shaded: the band with the largest share of the change"
-    card.whole = _signals(card, both, [one.values() for _, one in both], "")
-    close = [pictures.closer(one) for _, one in both]
+    # A bias is the sensor's: it would push the machine to the edge of its plot.
+    signals = [(values := one.values()) - values.mean() for _, one in both]
+    card.whole = _signals(card, both, signals, "")
+    rates = [float(one.facts["sample_rate_hz"]) for _, one in both]
+    close = [pictures.closer(s, rate) for s, rate in zip(signals, rates, strict=True)]
     if all(one.size for one in close):
         card.close = _signals(card, both, close, ", closer: around the largest peak")
 

@@ -125,7 +125,7 @@ def amplitude_axis(lines: Sequence[Signal], unit: str) -> Axis:
     high = math.ceil(math.log10(top) + 1e-9)
     low = max(math.floor(math.log10(max(floor, 1e-300))), high - DECADES)
     low = min(low, high - 1)
-    marks = [(10.0**power, f"{10.0**power:.3g}") for power in range(low, high + 1)]
+    marks = [(10.0**power, f"{10.0**power:g}") for power in range(low, high + 1)]
     marks[-1] = (marks[-1][0], f"{marks[-1][1]} {symbol(unit)}")
     return Axis(10.0**low, 10.0**high, tuple(marks), log=True)
 
@@ -158,15 +158,27 @@ def waveform(values: Signal, rate_hz: float, kind: str) -> Curve:
 
 def lines_of(snapshot: Snapshot, lines: int = LINES) -> tuple[Signal, Signal]:
     """Frequencies and amplitudes of a snapshot's spectrum."""
-    return spectrum(snapshot.values(), float(snapshot.facts["sample_rate_hz"]), bins=lines)
+    return amplitudes(snapshot.values(), float(snapshot.facts["sample_rate_hz"]), lines)
 
 
-def closer(snapshot: Snapshot) -> Signal:
-    """The stretch around the largest departure from the mean; empty where the signal is short."""
-    values, size = snapshot.values(), round(CLOSE_S * snapshot.facts["sample_rate_hz"])
+def amplitudes(values: Signal, rate_hz: float, lines: int = LINES) -> tuple[Signal, Signal]:
+    """Frequencies and amplitudes of a signal, however large: squares of 1e30 are no float32."""
+    peak = float(np.abs(values).max()) or 1.0
+    freq_hz, amplitude = spectrum((values / peak).astype(np.float32), rate_hz, bins=lines)
+    return freq_hz, (amplitude * peak).astype(np.float32)
+
+
+def closer(values: Signal, rate_hz: float) -> Signal:
+    """The stretch around the largest peak; empty where the signal is short.
+
+    Args:
+        values: Less their mean.
+        rate_hz: Samples per second.
+    """
+    size = round(CLOSE_S * rate_hz)
     if size < 8 or size > CLOSE_PART * values.size:
         return values[:0]
-    middle = int(np.argmax(np.abs(values - values.mean())))
+    middle = int(np.argmax(np.abs(values)))
     first = min(max(0, middle - size // 2), values.size - size)
     return values[first : first + size]
 

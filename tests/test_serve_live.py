@@ -101,7 +101,7 @@ def test_a_departure_is_on_its_page_beside_the_health_that_was_learnt(plant, ser
     }
 
     def shown():
-        status, text = serve.get(f"/case.json?asset={SENSOR.rpartition('/')[0]}")
+        status, text = serve.get(f"/case.json?asset={ASSET}")
         return json.loads(text) if status == 200 and '"now": {' in text else None
 
     found = wait_for(shown, "the case on its page", 60)
