@@ -12,9 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from connectors.kafka import Topic, create
+from connectors.kafka_access import Access
+from connectors.kafka_records import Record, send
 from pipeline.messages import NS_PER_S, Flags, SensorChunk
+from pipeline.serve_feed import Feed
+from pipeline.service_settings import Kafka
+from pipeline.snapshot_store import SnapshotStore
 from pipeline.snapshots import snapshot_from_bytes
-from serve_cases import RATE, T0, TOKEN
+from pipeline.topics import specs
+from serve_cases import DE, RATE, T0, TOKEN, message
 from serve_cases import signal as turning
 from service_process import free_port
 from worker_cases import ECHOWATCH, Plant, wait_for
@@ -123,3 +130,26 @@ def test_a_departure_is_on_its_page_beside_the_health_that_was_learnt(plant, ser
     assert serve.end() == 0
     assert TOKEN not in serve.log.read_text(encoding="utf-8")
     assert worker.end() == 0
+
+
+def test_pages_go_on_where_kafka_was_away(kafka_own, monkeypatch):
+    monkeypatch.setattr("pipeline.serve_feed.ASK_S", 0.5)
+    monkeypatch.setattr("pipeline.serve_feed.AGAIN_S", 0.2)
+    access, topics = Access((kafka_own.bootstrap,)), Kafka(partitions=1)
+    store = SnapshotStore(10e6)
+    feed = Feed(access, topics, store)
+    feed.start()
+    try:
+        wait_for(lambda: "topics create" in str(feed.verdict().reasons), "the missing topics")
+        create(access, [Topic(s.name, 1, 1, s.config) for s in specs(topics)])
+        key, value = message(at_s=100.0)
+        send(access, topics.snapshots, [Record(0, -1, key, value)])
+        wait_for(lambda: feed.verdict().ok and store.pair(DE).now, "the first picture")
+        kafka_own.stop()
+        wait_for(lambda: not feed.verdict().ok, "the loss to be noticed")
+        assert store.pair(DE).now is not None
+        kafka_own.start()
+        send(access, topics.snapshots, [Record(0, -1, key, None)])
+        wait_for(lambda: feed.verdict().ok and store.pair(DE).now is None, "the deletion")
+    finally:
+        feed.stop()
