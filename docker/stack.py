@@ -10,12 +10,11 @@ import argparse
 import contextlib
 import fcntl
 import os
-import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Final, NoReturn
@@ -25,8 +24,10 @@ import yaml
 HERE: Final = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
+import stack_demo
 import stack_services as parts
 from stack_compose import COMPOSE, Place, environment
+from stack_told import told
 
 from service_process import MissingError, free_port, say
 
@@ -39,12 +40,6 @@ USUAL_PORTS: Final = {
 # A service that ends by itself is started again, as by compose; more often than this is trouble.
 MOST_RESTARTS: Final = 3
 EACH_S: Final = 0.5
-EXAMPLES: Final = {
-    "operator": ("echowatch alarms list kafka", "echowatch lag"),
-    "ingest": ("echowatch replay RECORDINGS --to kafka",),
-    "admin": ("echowatch topics check", "echowatch influx status"),
-}
-ROLES: Final = {"operator": "operator", "ingest": "replay", "admin": "bootstrap"}
 
 
 class StackError(Exception):
@@ -207,13 +202,18 @@ class Stack:
     Args:
         place: Where things are.
         workers: Their number.
-        fleet: Fleet file; None = none.
-        history: Of the simulated plant, such as 8h; empty = no plant.
+        known: Settings of the workers, beside compose's.
+        plant: What they watch, if that is a service as well.
     """
 
-    def __init__(self, place: Place, workers: int, fleet: Path | None, history: str) -> None:
+    def __init__(
+        self,
+        place: Place,
+        workers: int,
+        known: Mapping[str, str],
+        plant: parts.Service | None = None,
+    ) -> None:
         self.place = place
-        known = {"ECHOWATCH_WORKER__FLEET": str(fleet)} if fleet else {}
         # On loopback a browser needs neither TLS nor a token, and knows no authority of ours.
         port = place.ports["serve"]
         shown = {
@@ -227,7 +227,7 @@ class Stack:
         self.stores = [parts.kafka(place), parts.influxdb(place)]
         self.pages = [parts.grafana(place, shown), parts.serve(place, plain)]
         self.workers = [parts.worker(place, n, known) for n in range(1, workers + 1)]
-        self.plant = [parts.plant(place, history)] if history else []
+        self.plant = [plant] if plant else []
         self._restarts = 0
 
     @property
@@ -282,48 +282,6 @@ def _stop(service: parts.Service) -> None:
         say(str(error))
 
 
-def told(stack: Stack, folder: Path, took_s: float) -> str:
-    """Where everything is, who may log in, and what to do next."""
-    place, secrets = stack.place, _short(stack.place.secrets)
-    ports = place.ports
-    rows = [
-        ("boards", f"{stack.url}/d/echowatch-fleet", f"admin, {secrets}/grafana_admin_password"),
-        ("pictures", f"http://localhost:{ports['serve']}", "open on this machine only"),
-        ("Kafka", f"127.0.0.1:{ports['kafka']}, SASL_SSL", f"{secrets}/kafka_<who>_password"),
-        ("InfluxDB", f"https://127.0.0.1:{ports['influxdb']}", f"{secrets}/influx_reader_token"),
-    ]
-    rows += [(w.name, f"http://127.0.0.1:{w.port}/metrics", "no secret") for w in stack.workers]
-    lines = [
-        f"\nechowatch is up ({took_s:.0f} s). Ctrl-C ends it; {_short(folder)} keeps its data.\n"
-    ]
-    lines += [f"  {what:<9} {where:<42} {login}" for what, where, login in rows]
-    lines += ["\nIn another terminal:\n"]
-    for who, commands in EXAMPLES.items():
-        file = _short(_logins(folder, who, place))
-        lines += [f"  ( . {file}; {command} )" for command in commands]
-    lines += [
-        f"\nCertificates are signed by {secrets}/ca.pem; logs are in {_short(folder / 'log')}."
-    ]
-    return "\n".join(lines)
-
-
-def _logins(folder: Path, who: str, place: Place) -> Path:
-    """A file for a shell that makes its commands those of a principal; it holds no secret."""
-    file = folder / f"{who}.env"
-    variables = environment(ROLES[who], place)
-    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
-    lines += [f"PATH={shlex.quote(str(parts.ECHOWATCH.parent))}:$PATH\n"]
-    file.write_text("".join(lines), encoding="utf-8")
-    return file
-
-
-def _short(path: Path) -> str:
-    """A path as a person in this folder would type it."""
-    with contextlib.suppress(ValueError):
-        return str(path.relative_to(Path.cwd()))
-    return str(path)
-
-
 def run(asked: argparse.Namespace) -> None:
     """Start the stack of a folder, and stop it when somebody wants that.
 
@@ -342,27 +300,23 @@ def run(asked: argparse.Namespace) -> None:
         ports = ports_of(asked.workers, free=asked.free_ports)
         given = {name: text for name, text in os.environ.items() if name.startswith("STACK_")}
         place = Place(folder, secrets, ports, given)
-        fleet = asked.fleet
         if asked.demo:
-            fleet = folder / "fleet.yaml"
-            fleet.write_text(_simulated(), encoding="utf-8")
-        stack = Stack(place, asked.workers, fleet, asked.demo)
-        _lived(stack, folder)
+            known = stack_demo.settings(place, asked.demo)
+            plant = stack_demo.plant(place, asked.demo, known)
+        else:
+            known = {"ECHOWATCH_WORKER__FLEET": str(asked.fleet.resolve())} if asked.fleet else {}
+            plant = None
+        _lived(Stack(place, asked.workers, known, plant))
 
 
-def _simulated() -> str:
-    from pipeline.simulated_fleet import fleet_yaml  # noqa: PLC0415  (not known without --demo)
-
-    return fleet_yaml()
-
-
-def _lived(stack: Stack, folder: Path) -> None:
+def _lived(stack: Stack) -> None:
     began = time.monotonic()
     with ending() as deaf:
         try:
             say(f"starting Kafka, InfluxDB, {len(stack.workers)} workers, serve and Grafana ...")
             stack.start()
-            print(told(stack, folder, time.monotonic() - began), flush=True)  # noqa: T201
+            took_s = time.monotonic() - began
+            print(told(stack.place, stack.url, stack.workers, took_s), flush=True)  # noqa: T201
             stack.watch()
         except Ended:
             say("stopping ...")
@@ -379,14 +333,13 @@ def main() -> None:
     parser.add_argument("--fleet", type=Path, help="fleet file of the workers")
     parser.add_argument("--free-ports", action="store_true", help="other ports where taken")
     parser.add_argument(
-        "--demo", nargs="?", const="8h", default="", metavar="HISTORY",
-        help="with the simulated plant and so much of its past (default 8h)",
+        "--demo", nargs="?", type=float, const=6.0, default=0.0, metavar="HOURS",
+        help="with a simulated plant and so much of its past (default 6)",
     )  # fmt: skip
     # What a shell has set for other services must not lead these elsewhere.
-    for name in [
-        n for n in os.environ if n.startswith(("ECHOWATCH_KAFKA__", "ECHOWATCH_INFLUX__"))
-    ]:
-        del os.environ[name]
+    for name in (*os.environ,):
+        if name.startswith(("ECHOWATCH_KAFKA__", "ECHOWATCH_INFLUX__")):
+            del os.environ[name]
     try:
         run(parser.parse_args())
     except (StackError, MissingError, ValueError) as error:

@@ -157,13 +157,6 @@ def serve(place: Place, changed: Mapping[str, str | None]) -> Service:
     return Service("serve", place, port, [str(ECHOWATCH), "serve"], variables, up)
 
 
-def plant(place: Place, history: str) -> Service:
-    """The simulated plant, as a gateway would send it."""
-    command = [str(ECHOWATCH), "simulate", "--to", "kafka", "--history", history, "--live"]
-    # It serves nothing: it is up once it runs.
-    return Service("plant", place, 0, command, environment("replay", place), lambda _: True)
-
-
 def _answers(place: Place, address: str, word: str = "") -> Callable[[Service], bool]:
     def up(_service: Service) -> bool:
         status, said = ask(address, place.secrets / "ca.pem")

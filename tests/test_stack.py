@@ -147,7 +147,7 @@ def running(folder, *arguments):
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     """The stack with the simulated plant."""
-    with running(tmp_path_factory.mktemp("stack") / "demo", "--demo", "2h") as started:
+    with running(tmp_path_factory.mktemp("stack") / "demo", "--demo", "2") as started:
         yield started
 
 
