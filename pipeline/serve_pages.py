@@ -311,9 +311,9 @@ def _draw(card: _Card, pair: Pair, band_hz: Sequence[float]) -> None:
     unit = both[0][1].facts["unit"]
     lines = [(name, *pictures.lines_of(one)) for name, one in reversed(both)]
     card.spectrum = pictures.spectrum_plot(lines, unit, band_hz, f"Spectrum of {card.name}")
-    card.spectrum_title = f"Spectrum, amplitude: {' over '.join(name for name, _ in both)}"
+    card.spectrum_title = f"Spectrum: {' over '.join(name for name, _ in both)}"
     if band_hz[1] > 0.0:
-        card.spectrum_title += "; shaded: the band with the largest share of the change"
+        card.spectrum_title += "; shaded: band of the change"
     # A bias is the sensor's: it would push the machine to the edge of its plot.
     signals = [(values := one.values()) - values.mean() for _, one in both]
     card.whole = _signals(card, both, signals, "")
