@@ -9,7 +9,8 @@ from board_parts import (
     ORANGE,
     QUIET,
     RED,
-    SHORT_ID,
+    SHORT_ASSET,
+    SHORT_SENSOR,
     STATE_WORDS,
     STATES,
     YES_NO,
@@ -215,7 +216,7 @@ def _bad_actors() -> Json:
         overrides=[
             override(
                 "Machine",
-                mappings=SHORT_ID,
+                mappings=SHORT_ASSET,
                 links=[link("Board of this machine", ASSET_BOARD + "${__value.raw}")],
                 custom__width=200,
             ),
@@ -240,7 +241,7 @@ def _chattering() -> Json:
         [ask(select("most, sensor", most, "most >= 3"), table=True)],
         [columns(shown), by_worst("On its worst day")],
         overrides=[
-            override("Sensor", mappings=SHORT_ID),
+            override("Sensor", mappings=SHORT_SENSOR),
             override("On its worst day", decimals=0, custom__width=140),
         ],
         empty="None chatters",
@@ -273,7 +274,7 @@ def _standing() -> Json:
             ),
             override(
                 "Machine",
-                mappings=SHORT_ID,
+                mappings=SHORT_ASSET,
                 links=[link("Board of this machine", ASSET_BOARD + "${__value.raw}")],
                 custom__width=190,
             ),
@@ -302,7 +303,7 @@ def _shelved() -> Json:
         ],
         [columns(shown), by_worst("Until", down=False)],
         overrides=[
-            override("Sensor", mappings=SHORT_ID, custom__width=190),
+            override("Sensor", mappings=SHORT_SENSOR, custom__width=190),
             override("Until", unit="dateTimeAsIso", custom__width=160, custom__align="left"),
             override("By", custom__width=80),
         ],

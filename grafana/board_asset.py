@@ -1,6 +1,9 @@
 """The board of one machine: what changed, since when, in which band, and what people did."""
 # ruff: noqa: INP001  (scripts beside the JSON that they write, no package)
 
+from typing import Final
+
+from board_asset_sensors import bands, octaves, score
 from board_frame import (
     PER_HOUR,
     RAW,
@@ -12,9 +15,8 @@ from board_frame import (
 )
 from board_parts import (
     LONG_TERM,
-    ORANGE,
     RED,
-    SHORT_ID,
+    SHORT_SENSOR,
     STATE_WORDS,
     YES_NO,
     ZONE_WORDS,
@@ -23,7 +25,6 @@ from board_parts import (
     by_worst,
     columns,
     heading,
-    heat,
     lines,
     override,
     panel,
@@ -42,21 +43,8 @@ from board_queries import (
     select,
 )
 
-POINT = "$tag_point $tag_axis"
-BY_POINT = f"{EVERY}, sensor, point, axis"
-OF_SENSOR = "sensor = '${sensor:raw}'"
-OCTAVES = {
-    "oct_31": "31.5 Hz",
-    "oct_63": "63 Hz",
-    "oct_125": "125 Hz",
-    "oct_250": "250 Hz",
-    "oct_500": "500 Hz",
-    "oct_1k": "1 kHz",
-    "oct_2k": "2 kHz",
-    "oct_4k": "4 kHz",
-    "oct_8k": "8 kHz",
-    "oct_16k": "16 kHz",
-}
+POINT: Final = "$tag_point $tag_axis"
+BY_POINT: Final = f"{EVERY}, sensor, point, axis"
 
 
 def _state() -> Json:
@@ -241,81 +229,6 @@ def _level() -> Json:
     )
 
 
-def _score() -> Json:
-    return lines(
-        "Drift and its limit",
-        "Departure from the baseline in healthy spreads; 0 is typical of health. The dashed limit "
-        "is the score that the false-alarm budget allows a healthy window of this sensor.",
-        [
-            ask(
-                select(
-                    "max(score) AS drift, max(threshold) AS threshold",
-                    "drift",
-                    IN_RANGE,
-                    OF_SENSOR,
-                    by=EVERY,
-                ),
-                "$col",
-            )
-        ],
-        custom={"lineWidth": 1, "fillOpacity": 12},
-        overrides=[
-            override(
-                "threshold",
-                displayName="limit",
-                color={"mode": "fixed", "fixedColor": RED},
-                custom__lineStyle={"fill": "dash", "dash": [8, 6]},
-                custom__fillOpacity=0,
-                custom__lineWidth=2,
-            ),
-            override("drift", color={"mode": "fixed", "fixedColor": ORANGE}),
-        ],
-        empty="No score: the baseline is being learnt",
-    )
-
-
-def _bands() -> Json:
-    return heat(
-        "Where the drift lies",
-        "Share of the drift in each band of 1.28 kHz. While the machine is healthy it wanders; "
-        "during a fault it shows in which band to look.",
-        [
-            ask(
-                select(
-                    "mean(share) AS share", "drift_band", IN_RANGE, OF_SENSOR, by=f"{EVERY}, band"
-                ),
-                "$tag_band",
-            )
-        ],
-        scale={"min": 0},
-        unit="hertz",
-        maxDataPoints=80,
-        names_px=64,
-        legend=False,
-        empty="No score: the baseline is being learnt",
-    )
-
-
-def _octaves() -> Json:
-    return heat(
-        "Octave levels",
-        "Level of each octave, dB re 1 unit of the sensor: a spectrum over time.",
-        # One query each: an octave that this sensor does not reach gives no row at all.
-        [
-            ask(
-                select(f"mean({name}) AS level", "vib_features", IN_RANGE, OF_SENSOR, by=EVERY),
-                title,
-                ref="ABCDEFGHIJ"[number],
-            )
-            for number, (name, title) in enumerate(OCTAVES.items())
-        ],
-        maxDataPoints=80,
-        names_px=64,
-        legend=False,
-        scale={"mode": "scheme", "scheme": "Viridis", "steps": 64},
-    )
-
-
 def _transitions() -> Json:
     shown = {
         "Time": "When",
@@ -341,7 +254,7 @@ def _transitions() -> Json:
         [columns(shown, keep_time=True), by_worst("When")],
         overrides=[
             override("When", custom__width=170),
-            override("Sensor", mappings=SHORT_ID, custom__width=170),
+            override("Sensor", mappings=SHORT_SENSOR, custom__width=190),
             override(
                 "State",
                 mappings=STATE_WORDS,
@@ -423,7 +336,7 @@ def asset(snapshots: str) -> Json:
         (8, [(12, _ratio()), (9, _velocity()), (3, _zones())]),
         (6, [(12, _level()), (12, _shape())]),
         (1, [(24, heading("$sensor", repeat="sensor"))]),
-        (8, [(8, _score()), (8, _bands()), (8, _octaves())]),
+        (8, [(8, score()), (8, bands()), (8, octaves())]),
         (1, [(24, heading("What happened"))]),
         (8, [(15, _transitions()), (9, _said())]),
         (1, [(24, heading("Months: values of each hour", collapsed=True))]),

@@ -6,9 +6,10 @@ from typing import Final
 from board_frame import RAW, Row, board, constant, tag_variable
 from board_parts import (
     BARE,
+    LAST_TWO,
     PURPLE,
     RED,
-    SHORT_ID,
+    SHORT_ASSET,
     STATE_WORDS,
     STATES,
     YES_NO,
@@ -22,6 +23,7 @@ from board_parts import (
     override,
     panel,
     rows,
+    short_names,
     stat_options,
     states_over_time,
     steps,
@@ -140,7 +142,7 @@ def _machines() -> Json:
             "links": [link("Board of this machine", ASSET_BOARD + "${__data.fields.asset}")],
         },
         overrides=[
-            override("asset", mappings=SHORT_ID),
+            override("asset", mappings=SHORT_ASSET),
             override("worst", displayName="${__data.fields.asset.text}"),
         ],
         transform=[BARE, columns({"worst": "worst", "asset": "asset"}), by_worst("worst")],
@@ -184,7 +186,7 @@ def _cases() -> Json:
             ),
             override(
                 "Machine",
-                mappings=SHORT_ID,
+                mappings=SHORT_ASSET,
                 links=[link("Board of this machine", ASSET_BOARD + "${__value.raw}")],
                 custom__width=190,
             ),
@@ -227,14 +229,9 @@ def _timeline() -> Json:
                 "$tag_asset",
             )
         ],
-        transform=[_unplanted()],
+        transform=[short_names(LAST_TWO)],
         maxDataPoints=240,
     )
-
-
-def _unplanted() -> Json:
-    """Names of series without the plant."""
-    return {"id": "renameByRegex", "options": {"regex": "^[^/]+/(.+)$", "renamePattern": "$1"}}
 
 
 def _drift() -> Json:
@@ -248,7 +245,7 @@ def _drift() -> Json:
                 "$tag_asset",
             )
         ],
-        transform=[_unplanted()],
+        transform=[short_names(LAST_TWO)],
         maxDataPoints=96,
         downwards=True,
         scale={"min": 0, "max": 1.5},

@@ -40,10 +40,19 @@ def words(pairs: Sequence[tuple[int | str, str, str]]) -> Mappings:
 
 STATE_WORDS: Final = words(STATES)
 ZONE_WORDS: Final = words(((0, "A", GREEN), (1, "B", "#7E9C3A"), (2, "C", ORANGE), (3, "D", RED)))
-# A machine is shown without its plant: links still get the whole id.
-SHORT_ID: Final[Mappings] = [
-    {"type": "regex", "options": {"pattern": "^[^/]+/(.+)$", "result": {"text": "$1", "index": 0}}}
-]
+
+
+def _shortened(pattern: str) -> Mappings:
+    return [
+        {"type": "regex", "options": {"pattern": pattern, "result": {"text": "$1", "index": 0}}}
+    ]
+
+
+# Ids are shown by what a person says of them, links get them whole.
+LAST_TWO: Final = "^(?:.*/)?([^/]+/[^/]+)$"
+LAST_THREE: Final = "^(?:.*/)?([^/]+/[^/]+/[^/]+)$"
+SHORT_ASSET: Final = _shortened(LAST_TWO)
+SHORT_SENSOR: Final = _shortened(LAST_THREE)
 YES_NO: Final = words((("true", "yes", ""), ("false", "no", "")))
 
 
@@ -143,6 +152,11 @@ BARE: Final[Json] = {
     "id": "renameByRegex",
     "options": {"regex": "^[a-z_]+\\.(.+)$", "renamePattern": "$1"},
 }
+
+
+def short_names(pattern: str) -> Json:
+    """Names of series, shortened likewise."""
+    return {"id": "renameByRegex", "options": {"regex": pattern, "renamePattern": "$1"}}
 
 
 def columns(names: Mapping[str, str], *, keep_time: bool = False, drop: Sequence[str] = ()) -> Json:

@@ -5,8 +5,9 @@ from typing import Final
 
 from board_frame import RAW, Row, board, constant, tag_variable
 from board_parts import (
+    LAST_THREE,
     PURPLE,
-    SHORT_ID,
+    SHORT_SENSOR,
     Json,
     ask,
     by_worst,
@@ -17,24 +18,20 @@ from board_parts import (
     override,
     panel,
     rows,
+    short_names,
     stat_options,
     states_over_time,
     words,
 )
 from board_queries import EVERY, IN_RANGE, OF_SENSORS, RECENT, last, select
 
-TEAL: Final = "#3A8F99"
+TEAL: Final = "#2B6A73"
 BELIEF: Final = words(((0, "cannot be believed", PURPLE), (1, "believable", TEAL)))
 SENSOR_PICTURE: Final = "${snapshots}/sensor?id="
 
 NEWEST: Final = select(
     last("ok", "faults", "detail"), "sensor_health", RECENT, OF_SENSORS, by="asset, sensor"
 )
-# A silence is one point: it lasts until the next.
-LASTING: Final = select(
-    last("ok"), "sensor_health", IN_RANGE, OF_SENSORS, by=f"{EVERY}, asset, sensor",
-    fill="previous",
-)  # fmt: skip
 
 
 def _link_to_picture() -> Json:
@@ -45,10 +42,10 @@ def _availability() -> Json:
     return panel(
         "stat",
         "Availability",
-        "Share of this range in which a sensor could be believed and was heard, mean of all.",
-        [ask(select("mean(ok) AS availability", LASTING))],
+        "Share of the windows in this range whose sensor could be believed, all sensors together. "
+        "A silent sensor gives no windows: see when each was heard last.",
+        [ask(select("mean(ok) AS availability", "sensor_health", IN_RANGE, OF_SENSORS))],
         options=stat_options(),
-        maxDataPoints=120,
         field={"unit": "percentunit", "decimals": 1},
     )
 
@@ -92,7 +89,7 @@ def _broken() -> Json:
         [columns(shown), by_worst("Fault", down=False)],
         overrides=[
             override(
-                "Sensor", mappings=SHORT_ID, links=[_link_to_picture()], custom__width=230
+                "Sensor", mappings=SHORT_SENSOR, links=[_link_to_picture()], custom__width=230
             ),
             override("Fault", custom__width=130, custom__cellOptions={"type": "color-text"},
                      color={"mode": "fixed", "fixedColor": "#CA95E5"}),
@@ -114,17 +111,18 @@ def _silent() -> Json:
             by_worst("Last window", down=False),
         ],
         overrides=[
-            override("Sensor", mappings=SHORT_ID, links=[_link_to_picture()], custom__width=230),
+            override(
+                "Sensor", mappings=SHORT_SENSOR, links=[_link_to_picture()], custom__width=230
+            ),
             override("Last window", unit="dateTimeFromNow", custom__align="left"),
         ],
     )
 
 
 def _worst() -> Json:
-    available = select("mean(ok) AS availability", LASTING, by="asset, sensor")
     measured = select(
-        "sum(gap_s) AS lost, mean(clip) AS clip, mean(flat) AS flat, spread(bias) AS bias, "
-        "mean(running) AS running",
+        "mean(ok) AS availability, count(ok) AS windows, sum(gap_s) AS lost, mean(clip) AS clip, "
+        "mean(flat) AS flat, spread(bias) AS bias, mean(running) AS running",
         "sensor_health",
         IN_RANGE,
         OF_SENSORS,
@@ -133,66 +131,57 @@ def _worst() -> Json:
     shown = {
         "sensor": "Sensor",
         "availability": "Available",
+        "windows": "Windows",
         "lost": "Lost",
         "clip": "Clipped",
         "flat": "Flat",
         "bias": "Bias moved",
-        "running": "Machine ran",
+        "running": "Ran",
     }
     bar = {"type": "gauge", "mode": "basic"}
     return rows(
         "Sensors in this range, worst first",
-        "Available: share of the range in which it could be believed and was heard. Lost: time "
+        "Available: share of its windows that could be believed. Lost: time "
         "missing in front of windows. Clipped, flat: share of all samples at the limits of the "
         "sensor, or that do not move. Bias moved: largest less smallest mean of a window, in the "
-        "sensor's unit.",
+        "sensor's unit. Ran: share of its windows in which the machine ran.",
+        [ask(select(", ".join(shown), measured), table=True)],
         [
-            ask(select("availability, sensor", available), table=True),
-            ask(
-                select("sensor, lost, clip, flat, bias, running", measured), ref="B", table=True
-            ),
-        ],
-        [
-            {"id": "joinByField", "options": {"byField": "sensor", "mode": "outer"}},
             columns(shown),
             by_worst("Available", down=False),
         ],
         overrides=[
             override(
-                "Sensor", mappings=SHORT_ID, links=[_link_to_picture()], custom__width=230
+                "Sensor", mappings=SHORT_SENSOR, links=[_link_to_picture()], custom__width=230
             ),
             override(
                 "Available", unit="percentunit", min=0, max=1, decimals=1,
                 custom__cellOptions=bar, color={"mode": "fixed", "fixedColor": TEAL},
             ),
-            override("Lost", unit="s", decimals=0, custom__width=100),
-            override("Clipped", unit="percentunit", decimals=1, custom__width=90),
-            override("Flat", unit="percentunit", decimals=1, custom__width=90),
-            override("Bias moved", unit="short", decimals=3, custom__width=110),
-            override("Machine ran", unit="percentunit", decimals=0, custom__width=120),
+            override("Windows", decimals=0, custom__width=85),
+            override("Lost", unit="s", decimals=0, custom__width=80),
+            override("Clipped", unit="percentunit", decimals=1, custom__width=80),
+            override("Flat", unit="percentunit", decimals=1, custom__width=75),
+            override("Bias moved", unit="short", decimals=3, custom__width=105),
+            override("Ran", unit="percentunit", decimals=0, custom__width=70),
         ],
     )  # fmt: skip
 
 
-def _faults_over_time() -> Json:
+def _over_the_time() -> Json:
     return states_over_time(
-        "When which sensor could not be believed",
-        "A row per sensor that was not believable at any time of this range, also silent ones; "
-        "empty where it could be believed.",
+        "When which sensor could be believed",
+        "Purple from the moment that a sensor shows a fault or counts as silent, until its next "
+        "good window. Choose an area or a machine where there are too many rows.",
         [
             ask(
-                select(
-                    "min(ok) AS ok", LASTING, IN_RANGE, "ok = 0", by=f"{EVERY}, sensor",
-                    fill="null",
-                ),
+                select("min(ok) AS ok", "sensor_health", IN_RANGE, OF_SENSORS,
+                       by=f"{EVERY}, sensor"),
                 "$tag_sensor",
             )
         ],
         BELIEF,
-        transform=[{
-            "id": "renameByRegex",
-            "options": {"regex": "^[^/]+/(.+)$", "renamePattern": "$1"},
-        }],
+        transform=[short_names(LAST_THREE)],
         maxDataPoints=240,
     )  # fmt: skip
 
@@ -213,10 +202,7 @@ def _over_time(title: str, about: str, field: str, what: str, unit: str, **more:
         unit=unit,
         legend="hidden",
         custom={"lineWidth": 2, "showPoints": more.get("points", "never"), "pointSize": 4},
-        transform=[{
-            "id": "renameByRegex",
-            "options": {"regex": "^[^/]+/(.+)$", "renamePattern": "$1"},
-        }],
+        transform=[short_names(LAST_THREE)],
         maxDataPoints=300,
         empty=more.get("empty", ""),
     )  # fmt: skip
@@ -262,7 +248,7 @@ def _newest_disorders() -> Json:
         [columns(shown, keep_time=True)],
         overrides=[
             override("When", custom__width=170),
-            override("Sensor", mappings=SHORT_ID, custom__width=190),
+            override("Sensor", mappings=SHORT_SENSOR, custom__width=190),
             override("Kind", custom__width=100),
             override("By", unit="s", custom__width=80),
         ],
@@ -285,14 +271,13 @@ def sensor_health(snapshots: str) -> Json:
                 (4, _now("Silent now", "Sensors that send nothing any more.",
                          "faults =~ /silent/")),
                 (4, _now("Sensors", "All that have sent anything in the 30 days before the end "
-                         "of this range.", "ok >= 0", TEAL)),
+                         "of this range.", "ok >= 0", "transparent")),
                 (4, _availability()),
                 (4, _lost()),
                 (4, _disorders()),
             ],
         ),
         (8, [(15, _broken()), (9, _silent())]),
-        (9, [(24, _faults_over_time())]),
         (10, [(15, _worst()), (9, [
             (5, _over_time("Clipped", "Share of the samples of a window at the limits of the "
                            "sensor; only where there are any.", "clip", "max", "percentunit",
@@ -305,6 +290,7 @@ def sensor_health(snapshots: str) -> Json:
                             "drifts or loses its supply leaves the others.", "bias", "mean",
                             "short")),
              (7, _kinds()), (9, _newest_disorders())]),
+        (26, [(24, _over_the_time())]),
     ]  # fmt: skip
     return board(
         "sensor_health",
