@@ -180,16 +180,6 @@ class InfluxAdmin:
         """Give a task another script, and let it run."""
         self._call("PATCH", f"/api/v2/tasks/{task.id}", {"flux": flux, "status": "active"})
 
-    def run_task(self, task: InstalledTask) -> str:
-        """Run a task now, beside its times; give the id of the run."""
-        return str(self._call("POST", f"/api/v2/tasks/{task.id}/runs", {})["id"])
-
-    def run_of(self, task: InstalledTask, run: str) -> tuple[str, str]:
-        """(status, last words) of a run: scheduled, started, success, failed or canceled."""
-        row = self._call("GET", f"/api/v2/tasks/{task.id}/runs/{run}")
-        words = [entry["message"] for entry in row.get("log", ())]
-        return str(row["status"]), " ".join(words[-1:])[:LONGEST_WORDS]
-
     def secrets(self) -> list[str]:
         """Names of the secrets that the organisation's scripts may use."""
         path = f"/api/v2/orgs/{self._org_of()}/secrets"

@@ -50,16 +50,12 @@ def init(
     What exists stays, and is changed where the settings say otherwise. A server that was never set
     up gets its organisation and the operator's token that the settings name.
     """
-    from connectors.files.times import parse_time
     from pipeline import influx_init
     from pipeline.settings import load
 
     if tokens is None and (renew or revoke):
         raise typer.BadParameter("--renew and --revoke need --tokens")
-    try:
-        start_s = None if backfill is None else parse_time(backfill) // influx_init.NS
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--backfill") from error
+    start_s = None if backfill is None else _time_s(backfill)
     influx = load().influx
     said: list[str] = []
 
@@ -91,6 +87,16 @@ def status(as_json: AsJson = False) -> None:
         _show(found, influx_status.MOST_SERIES)
     if found.problems:
         raise typer.Exit(EXIT_TROUBLE)
+
+
+def _time_s(text: str) -> int:
+    """Unix seconds of an ISO time."""
+    from connectors.files.times import parse_time  # takes seconds to import
+
+    try:
+        return parse_time(text) // 1_000_000_000
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--backfill") from error
 
 
 def _show(found: "Status", most: int) -> None:

@@ -106,6 +106,24 @@ def rolled_fields(measurement: str) -> tuple[str, ...]:
     return ("n", *named)
 
 
+def rollup_series(*, bands: int = 8, models: int = 1) -> int:
+    """Series that one sensor has in the buckets of minutes and hours together.
+
+    Args:
+        bands: Of the encoder at the sensor's rate.
+        models: Models that have ever scored it.
+
+    >>> rollup_series()
+    14
+    """
+    return sum(
+        (models if "model" in SCHEMA[name].tags else 1)
+        * (bands if "band" in SCHEMA[name].tags else 1)
+        for rollup in ROLLUPS
+        for name in rollup.measurements
+    )
+
+
 def tasks(influx: Influx) -> tuple[Task, ...]:
     """All that InfluxDB is to run by itself, the removal last."""
     return (*(rollup_task(influx, rollup) for rollup in ROLLUPS), prune_task(influx))
