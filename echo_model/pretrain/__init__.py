@@ -1,0 +1,1 @@
+"""Unlabelled signals in, trained encoder weights out: masked self-supervised pre-training."""
