@@ -124,6 +124,8 @@ _UNSEEN = {
     ),
     **_EVIDENCE,
 }
+# Shelving is not asked for: a sensor has no alarm state while it learns, and nothing else tells then
+# of a machine that was bad from the start.
 _ISO = {
     # For 5 minutes on end below the limit before it resolves; sensors that send seldom: the last.
     "zone": _either(
@@ -134,12 +136,6 @@ _ISO = {
     # Of the newest window that can be believed: a silent sensor ends nothing.
     "running": _of("sensor_health", "last(running)", WINDOW, where="ok = 1"),
     "velocity": _of("vib_features", "last(velocity_mm_s)", WINDOW),
-    # A sensor that has never had an alarm state is not shelved.
-    "shelved": _either(
-        _of("vib_features", "last(iso_zone) * 0", WINDOW),
-        _of("alarm", "last(shelved_until_ns)", KEPT),
-        "max",
-    ),
 }
 
 _BOARD = "{{ externalURL }}d/echowatch-"
@@ -213,13 +209,13 @@ RULES: tuple[Rule, ...] = (
         MACHINE_LINKS,
     ),
     Rule(
-        "IsoZoneC", "machines", _ISO, "$zone >= 2 && $running == 1 && $shelved == 0", "30m",
+        "IsoZoneC", "machines", _ISO, "$zone >= 2 && $running == 1", "30m",
         "warning", "maintenance", "machine",
         f"{_WHERE} is in ISO zone C: not for long-term operation",
         _ZONE, MACHINE_LINKS,
     ),
     Rule(
-        "IsoZoneD", "machines", _ISO, "$zone >= 3 && $running == 1 && $shelved == 0", "5m",
+        "IsoZoneD", "machines", _ISO, "$zone >= 3 && $running == 1", "5m",
         "critical", "maintenance", "machine",
         f"{_WHERE} is in ISO zone D: severe enough to cause damage",
         _ZONE, MACHINE_LINKS,
