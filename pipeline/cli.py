@@ -20,6 +20,7 @@ from pipeline import (
     cli_alarms,
     cli_influx,
     cli_kafka,
+    cli_pretrain,
     cli_replay,
     cli_simulate,
     cli_worker,
@@ -72,6 +73,7 @@ app.add_typer(cli_kafka.topics_app, name="topics")
 app.add_typer(cli_influx.app, name="influx")
 app.command()(cli_kafka.lag)
 app.command()(cli_kafka.rewind)
+app.command(epilog=cli_pretrain.EPILOG)(cli_pretrain.pretrain)
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for results; made if absent.")]
 Profile = Annotated[
