@@ -4,6 +4,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-python "$here/kafka/access.py" --secrets "${BOOTSTRAP_SECRETS:-/run/secrets}" --wait 120
+secrets=${BOOTSTRAP_SECRETS:-/run/secrets}
+python "$here/kafka/access.py" --secrets "$secrets" --wait 120
 echowatch topics create
-echowatch influx init
+echowatch influx init --tokens "$secrets"
