@@ -12,6 +12,7 @@ from typing import Final
 from board_frame import COLUMNS, UIDS
 from board_parts import Json
 
+from pipeline.influx_tasks import rolled_fields
 from pipeline.point_schema import SCHEMA
 
 CORE: Final = frozenset({
@@ -19,9 +20,6 @@ CORE: Final = frozenset({
     "timeseries",
 })  # fmt: skip
 """Panel types that every Grafana from 10 to 13 has."""
-
-ROLLED: Final = ("mean", "max", "p95", "last")
-"""What a rollup makes of a field, as the end of its name (docs/operations.md)."""
 
 _WORDS: Final = frozenset({
     "select", "from", "where", "group", "by", "fill", "and", "or", "as", "order", "desc", "limit",
@@ -81,8 +79,7 @@ def unknown_names(query: str, *, rolled: bool = False) -> list[str]:
     known: set[str] = set()
     for name in measurements & set(SCHEMA):
         known |= {*SCHEMA[name].tags}
-        fields = SCHEMA[name].fields
-        known |= {f"{field}_{end}" for field in fields for end in ROLLED} if rolled else {*fields}
+        known |= {*(rolled_fields(name) if rolled else SCHEMA[name].fields)}
     left = {
         name
         for name in re.findall(r"[A-Za-z_]\w*", plain)

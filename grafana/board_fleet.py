@@ -258,10 +258,11 @@ def fleet(snapshots: str) -> Json:
     Args:
         snapshots: Address of `echowatch serve`, as the browser sees it.
     """
+    # On a phone everything stands in this order: numbers, cases, machines.
     layout: list[Row] = [
         (3, [(15, _counts()), (3, _silent()), (3, _load()), (3, _newest())]),
-        (6, [(24, _machines())]),
         (7, [(24, _cases())]),
+        (6, [(24, _machines())]),
         (15, [(12, _timeline()), (12, _drift())]),
     ]
     return board(

@@ -150,10 +150,11 @@ def _workers() -> Json:
             "assigned_partitions": "Partitions", "lag": "Lag",
             "checkpoint_age_s": "Checkpoint",
         },
-        Sensors={"decimals": 0},
-        Partitions={"decimals": 0},
-        Lag={"decimals": 0},
-        Checkpoint={"unit": "s", "decimals": 1},
+        Role={"custom__width": 90},
+        Sensors={"decimals": 0, "custom__width": 90},
+        Partitions={"decimals": 0, "custom__width": 100},
+        Lag={"decimals": 0, "custom__width": 90},
+        Checkpoint={"unit": "s", "decimals": 1, "custom__width": 110},
     )  # fmt: skip
 
 

@@ -1,0 +1,230 @@
+"""The boards on a real Grafana: every question is answered, nothing on them is broken."""
+
+import copy
+import json
+import re
+import time
+import urllib.request
+
+import pytest
+
+from board_cases import NAMES, board, board_checks, panel, panels
+from pipeline.influx_tasks import ROLLUPS, rollup_script
+from pipeline.point_schema import SCHEMA
+from pipeline.service_settings import Influx
+from service_grafana import GrafanaError
+from service_influx import DIRECT
+
+pytestmark = pytest.mark.stack
+
+S, DAY_MS = 1_000_000_000, 86_400_000
+RAW, HOURS = "echowatch-influx", "echowatch-influx-1h"
+PLACE = "plant=mill,area=wet_end,line=one,asset=mill/wet_end/pump3"
+EVENTS = ("ack", "shelve", "maintenance", "rebaseline", "model")
+VALUES = {"float": "1.5", "int": "1i", "bool": "true", "str": '"words"'}
+
+
+def line(measurement, tags, at_ns, **values):
+    """Line protocol of one point with every field; `values` where it matters."""
+    fields = {name: VALUES[info.kind] for name, info in SCHEMA[measurement].fields.items()}
+    written = ",".join(f"{name}={value}" for name, value in (fields | values).items())
+    return f"{measurement},{tags} {written} {at_ns}"
+
+
+def everything(now_ns):
+    """Points such that no question of any board may go unanswered: nothing goes well here."""
+    out = []
+    for ago_s in range(60, 0, -10):
+        at = now_ns - ago_s * S
+        state = f"{ago_s // 10 % 3 + 1}i"
+        for point, faults in (("de", "silent"), ("nde", "clipping")):
+            tags = f"{PLACE},sensor=mill/wet_end/pump3/{point},point={point},axis=h"
+            health = {"ok": "0i", "faults": f'"{faults}"', "state": state}
+            out.append(line("sensor_health", tags, at, **health))
+            out += [line(name, tags, at) for name in ("vib_features",)]
+            out.append(line("drift", f"{tags},model=nano", at))
+            out.append(line("drift_band", f"{tags},model=nano,band=001280", at))
+            out.append(line("stream_event", f"{tags},kind=gap", at))
+            shelved = f"{now_ns + 3600 * S}i"
+            out.append(
+                line("alarm", f"{tags},kind=drift", at, action='"raise"', state=state,
+                     shelved_until_ns=shelved)
+            )  # fmt: skip
+        opened = f"{at / S - 3 * 86_400}"
+        out.append(line("cases", PLACE, at, opened_s=opened, acked="false", shelved="false"))
+        out += [line("event", f"{PLACE},type={kind}", at) for kind in EVENTS]
+        out.append(line("pipeline", "host=h1,role=signals", at, dead_letters=f"{60 - ago_s}"))
+        out.append(line("pipeline", "host=h1,role=signals,topic=t,partition=0", at))
+    return "\n".join(out)
+
+
+def post(influx, path, body, kind):
+    headers = {"Authorization": f"Token {influx.token}", "Content-Type": kind}
+    request = urllib.request.Request(influx.url + path, body.encode(), headers)  # noqa: S310
+    with DIRECT.open(request, timeout=60) as answer:
+        return answer.read()
+
+
+def add_hours(influx, bucket, from_ms, to_ms):
+    """The bucket of hours beside a bucket, rolled up by the script of the task."""
+    hours = ROLLUPS[-1].bucket(bucket)
+    influx.call("POST", "/api/v2/buckets", {"orgID": influx.org_id(), "name": hours})
+    start, stop = from_ms // 3_600_000 * 3600, to_ms // 3_600_000 * 3600 + 3600
+    times = [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)) for at in (start, stop)]
+    script = rollup_script(Influx(bucket=bucket, org=influx.org), ROLLUPS[-1], *times)
+    post(influx, f"/api/v2/query?org={influx.org}", json.dumps({"query": script}),
+         "application/json")  # fmt: skip
+
+
+class Asked:
+    """The questions of boards, asked as Grafana asks them.
+
+    Args:
+        grafana: Whom to ask.
+        sources: Of raw data and of hours.
+        times: Begin and end, ms.
+        asset: One machine.
+        sensor: One of its sensors.
+    """
+
+    def __init__(self, grafana, sources, times, asset, sensor):
+        self.grafana, self.sources, self.times = grafana, sources, times
+        self.asset, self.sensor = asset, sensor
+
+    def answers(self, name, one, target):
+        """Number of values that a question of a panel gives.
+
+        Raises:
+            GrafanaError: where it is refused.
+        """
+        begin, end = self.times
+        variables = dict.fromkeys(("plant", "area", "line", "asset", "sensor"), ".*")
+        variables |= {"__from": str(begin), "__to": str(end)}
+        if name == "asset":
+            variables |= {"asset": self.asset}
+        query = target["query"].replace("${sensor:raw}", self.sensor)
+        points = one.get("maxDataPoints", 1000)
+        raw, hours = self.sources
+        asked = {
+            **target,
+            "query": query,
+            "datasource": {"uid": hours if "longterm" in str(target["datasource"]) else raw},
+            "maxDataPoints": points,
+            "intervalMs": max(1000, (end - begin) // points),
+        }
+        frames = self.grafana.frames([asked], begin, end, variables)
+        columns = [column for frame in frames for column in frame["data"]["values"][1:]]
+        return sum(value is not None for column in columns for value in column)
+
+    def unanswered(self, name, content, *, good_news=True):
+        """Questions that are refused or give nothing; `good_news`: also where nothing is good."""
+        found = []
+        for one, target in board_checks.targets_of(content):
+            where = f"{one['title']} {target['refId']}"
+            silent = not good_news and "noValue" in one["fieldConfig"]["defaults"]
+            try:
+                if not self.answers(name, one, target) and not silent:
+                    found.append(f"{where}: nothing")
+            except GrafanaError as error:
+                found.append(f"{where}: {error}")
+        return found
+
+
+@pytest.fixture(scope="module")
+def worst(grafana, influx):
+    """A bucket in which everything goes wrong, asked through data sources of its own."""
+    now = time.time_ns()
+    bucket = influx.new_bucket("worst")
+    post(influx, f"/api/v2/write?org={influx.org}&bucket={bucket}", everything(now), "text/plain")
+    times = (now // 10**6 - 7 * DAY_MS, now // 10**6)
+    add_hours(influx, bucket, times[1] - 120_000, times[1])
+    made = []
+    for uid, name in (("worst", bucket), ("worst-1h", ROLLUPS[-1].bucket(bucket))):
+        source = {
+            "name": uid, "uid": uid, "type": "influxdb", "access": "proxy", "url": influx.url,
+            "jsonData": {"dbName": name, "httpMode": "GET", "httpHeaderName1": "Authorization"},
+            "secureJsonData": {"httpHeaderValue1": f"Token {influx.token}"},
+        }  # fmt: skip
+        grafana.call("POST", "/api/datasources", source)
+        made.append(uid)
+    yield Asked(grafana, made, times, "mill/wet_end/pump3", "mill/wet_end/pump3/de")
+    for uid in made:
+        grafana.call("DELETE", f"/api/datasources/uid/{uid}")
+
+
+@pytest.fixture(scope="module")
+def plant(grafana, influx, board_plant):
+    """The simulated plant; its machine whose case opened last."""
+    times = (board_plant.start_ns // 10**6 - 600_000, time.time_ns() // 10**6)
+    add_hours(influx, board_plant.bucket, times[0], times[1])
+    cases = influx.query(board_plant.bucket, "SELECT last(open) AS open, first_out FROM cases "
+                         "GROUP BY asset")  # fmt: skip
+    newest = max((case for case in cases if case["open"]), key=lambda case: case["time"])
+    return Asked(grafana, (RAW, HOURS), times, newest["asset"], newest["first_out"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_question_is_answered_where_everything_goes_wrong(worst, name):
+    assert worst.unanswered(name, board(name)) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_panel_shows_something_of_the_plant_or_says_why_not(plant, name):
+    assert plant.unanswered(name, board(name), good_news=False) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_variables_and_marks_have_values(worst, name):
+    content = board(name)
+    begin, end = worst.times
+    chosen = {"plant": ".*", "area": ".*", "line": ".*", "asset": ".*"}
+    chosen |= {"asset": worst.asset} if name == "asset" else {}
+    asked = [v["query"] for v in content["templating"]["list"] if v["type"] == "query"]
+    asked += [mark["target"]["query"] for mark in content["annotations"]["list"]]
+    for query in asked:
+        assert worst.grafana.query(worst.sources[0], query, begin, end, chosen), query
+
+
+@pytest.mark.parametrize("broken", ["SELECT nothing FROM drift", "SELECT max(ratio FROM drift"])
+def test_a_broken_question_is_found(worst, broken):
+    content = copy.deepcopy(board("fleet"))
+    panel(content, "How far from the alarm limit")["targets"][0]["query"] = broken
+    (found,) = worst.unanswered("fleet", content)
+    assert found.startswith("How far from the alarm limit A: ")
+
+
+def looked(plant, path, width, expected, file=None):
+    """What Chromium sees, once all panels are there."""
+    begin, end = plant.times
+    address = f"{path}?kiosk&from={begin}&to={end}&var-asset={plant.asset}"
+    if "asset" not in path:
+        address = address.partition("&var-asset")[0]
+    for _ in range(3):
+        seen = plant.grafana.screenshot(address, width, 0, file)
+        if seen["panels"] >= expected:
+            break
+    return seen
+
+
+@pytest.mark.parametrize(("name", "width"), [*((name, 1600) for name in NAMES), ("fleet", 390)])
+def test_nothing_on_a_board_is_broken(plant, name, width, tmp_path):
+    content = board(name)
+    expected = sum(one["type"] != "row" for one in content["panels"])
+    file = tmp_path / "board.png"
+    seen = looked(plant, f"/d/{content['uid']}", width, expected, file)
+    assert seen["broken"] == []
+    assert seen["panels"] >= expected
+    assert file.stat().st_size > 20_000
+
+
+def test_a_broken_panel_is_seen(plant):
+    content = board("fleet") | {"uid": "broken", "title": "Broken", "id": None}
+    title = "How far from the alarm limit"
+    asked = panel(content, title)["targets"][0]
+    asked["query"] = re.sub(r"max\(ratio\)", "max(ratios)", asked["query"])
+    plant.grafana.call("POST", "/api/dashboards/db", {"dashboard": content, "overwrite": True})
+    try:
+        seen = looked(plant, "/d/broken", 1600, len(panels(content)))
+    finally:
+        plant.grafana.call("DELETE", "/api/dashboards/uid/broken")
+    assert {name for name, _ in seen["broken"]} == {title}
