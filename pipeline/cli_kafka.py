@@ -158,11 +158,18 @@ def _kafka() -> tuple["Access", "Kafka"]:
 
 def _found(access: "Access") -> dict[str, "TopicSpec"]:
     from connectors.kafka import topics
+    from connectors.kafka_access import KafkaTrouble
     from pipeline.topics import TopicSpec
 
+    found = topics(access)
+    if hidden := [name for name, topic in found.items() if not topic.config]:
+        raise KafkaTrouble(
+            f"user {access.username!r} may not see the settings of {', '.join(hidden)}: log in as "
+            "one who may (DescribeConfigs), such as the admin"
+        )
     return {
         name: TopicSpec(name, "", topic.partitions, topic.replication, topic.config)
-        for name, topic in topics(access).items()
+        for name, topic in found.items()
     }
 
 
