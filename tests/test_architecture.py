@@ -107,7 +107,7 @@ def test_only_the_command_line_joins_connectors_and_pipeline():
         "cli", "cli_alarms", "cli_kafka", "cli_options", "cli_replay", "commands", "extent",
         "kafka_settings", "replay", "rewind", "show", "vectors", "worker", "role_runner",
         "faust_role", "influx_init", "influx_settings", "influx_status", "topic_watch", "lag",
-        "cli_influx", "live_alarms",
+        "baselines", "cli_baselines", "cli_influx", "live_alarms", "serve_feed",
     }  # fmt: skip
 
 

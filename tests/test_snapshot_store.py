@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.snapshot_store import OVERHEAD_BYTES, SHARES, Shelf, SnapshotStore, read_case
@@ -16,6 +16,7 @@ PUTS = st.lists(
 
 
 @given(PUTS, st.integers(0, 3000))
+@example([(b"a", b"1"), (b"b", b"1"), (b"c", b"1")], 1100)
 @settings(max_examples=100, deadline=None)
 def test_a_shelf_holds_no_more_than_its_bytes_and_the_newest_of_each_key(puts, most):
     shelf, newest, order = Shelf(most), {}, []
