@@ -37,7 +37,7 @@ from pipeline.wire import encode
 from point_cases import FLEET
 from test_alarm_messages import rows_under
 from test_promises import Changelog
-from test_sensor_state import Levels
+from test_sensor_state import Levels, capture, new_monitor, new_sensor
 
 SETTINGS = load({"ECHOWATCH_PROFILE": "accelerated"}, learning={"min_windows": 32})
 T0 = 1_700_000_000 * NS_PER_S
@@ -299,3 +299,14 @@ def test_what_is_sent_again_after_a_crash_is_the_same(cut):
 def test_the_signal_of_a_sensor_in_quarantine_is_not_kept():
     stage = new_stage(Changelog(), FLEET, worker={"unknown_sensors": "quarantine"})
     assert lived(stage, STREAM) == []
+
+
+def test_a_state_of_before_pictures_were_kept_is_read():
+    monitor = new_monitor()
+    for k in range(3):
+        monitor.process([capture(k)])
+    live = monitor.sensors["m/a"].export_live()
+    del live["pins"]
+    sensor = new_sensor()
+    sensor.import_state(live, None)
+    assert sensor.export_live()["pins"] == Pins().export_state()
