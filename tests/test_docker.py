@@ -245,7 +245,7 @@ def test_what_the_image_is_made_of_installs_and_runs(tmp_path):
     flags = ["--no-deps", "--no-build-isolation", "--no-index", "--target", str(target)]
     done = run(*pip, *flags, source)
     assert not done.returncode, done.stderr
-    command = [sys.executable, "-P", "-m", "pipeline.cli", "--help"]
+    command = [sys.executable, "-P", target / "bin" / "echowatch", "--help"]
     done = run(*command, cwd=tmp_path, env={"PYTHONPATH": str(target), "HOME": str(tmp_path)})
     assert "worker" in done.stdout, done.stderr
     for package in ("pipeline", "connectors", "echo_model"):
