@@ -29,6 +29,7 @@ import stack_services as parts
 from stack_compose import COMPOSE, Place, environment
 from stack_told import told
 
+from service_grafana import RACE
 from service_process import MissingError, free_port, say
 
 # Filled by the bootstrap job.
@@ -106,6 +107,7 @@ def together(services: Sequence[parts.Service]) -> None:
     Raises:
         StackError: where one does not.
     """
+    say(f"starting {', '.join(service.name for service in services)} ...")
     with ThreadPoolExecutor(len(services)) as pool:
         starts = [pool.submit(_start, service) for service in services]
         try:
@@ -125,8 +127,10 @@ def _start(service: parts.Service) -> None:
     try:
         service.start()
     except RuntimeError as error:
-        why = str(error).partition(";")[0]
-        raise StackError(f"{why}: {service.last_words()} (log: {service.log})") from None
+        if RACE not in service.log_text():
+            why = str(error).partition(";")[0]
+            raise StackError(f"{why}: {service.last_words()} (log: {service.log})") from None
+        service.start()
     say(f"  {service.name} is up ({time.monotonic() - began:.1f} s)")
 
 
@@ -313,7 +317,6 @@ def _lived(stack: Stack) -> None:
     began = time.monotonic()
     with ending() as deaf:
         try:
-            say(f"starting Kafka, InfluxDB, {len(stack.workers)} workers, serve and Grafana ...")
             stack.start()
             took_s = time.monotonic() - began
             print(told(stack.place, stack.url, stack.workers, took_s), flush=True)  # noqa: T201

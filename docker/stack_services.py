@@ -16,7 +16,7 @@ from typing import Final
 
 from stack_compose import Place, environment
 
-from service_grafana import grafana_home
+from service_grafana import grafana_home, keep
 from service_influx import influxd
 from service_kafka import STARTED, jars, java
 from service_process import Server, accepts
@@ -130,7 +130,11 @@ def grafana(place: Place, changed: Mapping[str, str]) -> Service:
     """
     home, port = grafana_home(), place.ports["grafana"]
     (place.data / "grafana").mkdir(parents=True, exist_ok=True)
-    own = {"GF_SERVER_HTTP_PORT": str(port), "GF_PATHS_PLUGINS": str(place.data / "grafana")}
+    own = {
+        "GF_SERVER_HTTP_PORT": str(port),
+        "GF_PATHS_PLUGINS": str(place.data / "grafana"),
+        "ECHOWATCH_GRAFANA_KEEP": keep(home),
+    }
     variables = environment("grafana", place) | own | dict(changed)
     config = HERE.parent / "grafana" / "grafana.ini"
     command = [str(home / "bin" / "grafana"), "server", "--homepath", str(home)]

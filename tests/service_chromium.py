@@ -158,16 +158,18 @@ class _Tab:
         return said["result"].get("value")
 
     async def rested(self) -> dict[str, Any]:
-        """What is seen once nothing loads any more."""
+        """What is seen once nothing loads any more: panels, the same twice."""
         until = time.monotonic() + LOAD_S
+        before: dict[str, Any] = {}
         while time.monotonic() < until:
             await asyncio.sleep(0.1)
             if self.loading or time.monotonic() - self.changed < QUIET_S:
                 continue
             seen: dict[str, Any] = await self.evaluate(LOOK)
-            if not seen["busy"] and not self.loading:
+            if seen == before and seen["panels"] and not seen["busy"] and not self.loading:
                 return seen
-        raise RuntimeError(f"page still loads after {LOAD_S:.0f} s")
+            before = seen
+        raise RuntimeError(f"page still loads after {LOAD_S:.0f} s: {before}")
 
 
 async def _look(

@@ -14,13 +14,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import pytest
 
-from service_grafana import GrafanaServer
+from service_grafana import GivenGrafana, GrafanaServer
 from service_influx import InfluxAccess, InfluxServer, built, influxd
 from service_kafka import KafkaServer, jars, java
 from service_process import MissingError, Server, free_port, say
@@ -93,9 +94,10 @@ def influx() -> Iterator[InfluxServer | GivenInflux]:
         yield server
 
 
+@contextmanager
 def grafana(
     influx: InfluxAccess, bucket: str, *, alerting: bool = False, **variables: str
-) -> AbstractContextManager[GrafanaServer]:
+) -> Iterator[GrafanaServer | GivenGrafana]:
     """A Grafana with the project's data sources, boards and (if asked for) alert rules.
 
     Args:
@@ -104,11 +106,23 @@ def grafana(
         alerting: Whether it evaluates the alert rules.
         variables: WEBHOOK_URL="..." for ECHOWATCH_GRAFANA_WEBHOOK_URL and so on; GF_... as is.
     """
-    return started(
-        lambda folder: GrafanaServer(
-            folder, influx.url, bucket, influx.token, alerting=alerting, variables=variables
-        )
+    url = os.environ.get("TEST_GRAFANA_URL")
+    if url and not (alerting or variables):
+        user = os.environ.get("TEST_GRAFANA_USER", "admin")
+        admin = user, os.environ.get("TEST_GRAFANA_PASSWORD", "admin")
+        with closing(GivenGrafana(url, admin, influx.url, bucket, influx.token)) as given:
+            yield given
+        return
+    make = partial(
+        GrafanaServer,
+        influx_url=influx.url,
+        bucket=bucket,
+        token=influx.token,
+        alerting=alerting,
+        variables=variables,
     )
+    with started(make) as server:
+        yield server
 
 
 def run(folder: Path) -> None:

@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 
 import services
-from service_grafana import VARIABLES, GrafanaError
+from service_grafana import GivenGrafana, GrafanaError
 from service_influx import DIRECT
 
 pytestmark = pytest.mark.stack
@@ -97,4 +97,16 @@ def test_every_variable_of_the_provisioning_is_given(shown):
         for file in files
         for word in file.read_text("utf-8").split("${ECHOWATCH_GRAFANA_")[1:]
     }
-    assert named <= {*VARIABLES, "INFLUX_URL", "INFLUX_BUCKET", "INFLUX_TOKEN"}
+    assert named <= shown.variables.keys()
+
+
+def test_a_given_grafana_gets_sources_and_boards_and_keeps_none(shown, influx, tmp_path):
+    nothing = {"GF_PATHS_PROVISIONING": str(tmp_path)}
+    bucket = shown.variables["INFLUX_BUCKET"]
+    with services.grafana(influx, bucket, **nothing) as own:
+        given = GivenGrafana(own.url, own.admin, influx.url, bucket, influx.token)
+        assert asked(given, "SELECT count(score) FROM drift")[0]["value"] == 300
+        assert own.call("GET", "/api/search?type=dash-db")
+        given.close()
+        assert own.call("GET", "/api/datasources") == []
+        assert own.call("GET", "/api/search?type=dash-db") == []
