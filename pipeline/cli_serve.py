@@ -2,10 +2,13 @@
 
 import asyncio
 import signal
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
@@ -25,38 +28,38 @@ def serve(
     """Show waveform and spectrum of a case, now over healthy; reads Kafka, writes nothing."""
     from pipeline import quiet_logs
     from pipeline.endpoints import EndpointError
-    from pipeline.kafka_settings import access_of
-    from pipeline.serve import SnapshotServer
-    from pipeline.serve_feed import Feed
     from pipeline.serve_login import LoginError
     from pipeline.settings import SettingsError, load
-    from pipeline.snapshot_store import SnapshotStore
 
-    chosen = {name: v for name, v in (("host", host), ("port", port)) if v is not None}
+    chosen = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = load(serve=chosen or None)
     secrets = [settings.kafka.password_text() or "", settings.serve.token_text() or ""]
     quiet_logs.configure("DEBUG" if verbose else "INFO", console, secrets=secrets)
-    access = access_of(settings.kafka)
-
-    async def work() -> None:
-        store = SnapshotStore(settings.serve.store_mb * 1e6)
-        feed = Feed(access, settings.kafka, store)
-        server = SnapshotServer(settings.serve, store, feed.verdict)
-        stopping = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-        found = await server.start()
-        scheme = "https" if settings.serve.cert_file else "http"
-        name = f"[{settings.serve.host}]" if ":" in settings.serve.host else settings.serve.host
-        console.print(f"cases: {scheme}://{name}:{found}/", markup=False)
-        feed.start()
-        try:
-            await stopping.wait()
-        finally:
-            await server.stop()
-            feed.stop()
-
     try:
-        asyncio.run(work())
+        asyncio.run(_serve(settings))
     except (EndpointError, LoginError) as error:
         raise SettingsError(str(error)) from error
+
+
+async def _serve(settings: "Settings") -> None:
+    """Serve until a signal ends it."""
+    from pipeline.kafka_settings import access_of
+    from pipeline.serve import SnapshotServer
+    from pipeline.serve_feed import Feed
+    from pipeline.snapshot_store import SnapshotStore
+
+    given, store = settings.serve, SnapshotStore(settings.serve.store_mb * 1e6)
+    feed = Feed(access_of(settings.kafka), settings.kafka, store)
+    server = SnapshotServer(given, store, feed.verdict)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    port = await server.start()
+    name = f"[{given.host}]" if ":" in given.host else given.host
+    console.print(f"cases: {'https' if given.cert_file else 'http'}://{name}:{port}/", markup=False)
+    feed.start()
+    try:
+        await stopping.wait()
+    finally:
+        await server.stop()
+        feed.stop()

@@ -64,7 +64,7 @@ class Feed:
             try:
                 self._follow()
             except (KafkaTrouble, AccessError) as trouble:
-                text = f"{trouble} (see: echowatch topics create)"
+                text = str(trouble)
                 if text != self._trouble:
                     log.warning("reading again in %g s: %s", AGAIN_S, text)
                 self._trouble = text
