@@ -3,6 +3,7 @@
 Every call opens a client of its own, is bounded in time and fails with `KafkaTrouble` in words.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,6 +158,11 @@ def group(access: Access, name: str, *, timeout_s: float = TIMEOUT_S) -> Group:
 
     def find(admin: Any) -> Group:
         described = admin.describe_groups([name])[name]
+        until = time.monotonic() + timeout_s
+        # A new broker, asked for a group for the first time, first makes a place for groups.
+        while "Coordinator" in (described["error"] or "") and time.monotonic() < until:
+            time.sleep(0.2)
+            described = admin.describe_groups([name])[name]
         if described["error"] and "GroupIdNotFound" not in described["error"]:
             raise KafkaTrouble(f"group {name}: {described['error']}")
         offsets = admin.list_group_offsets({name: None})[name]

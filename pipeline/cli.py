@@ -18,6 +18,7 @@ from rich.console import Console
 from pipeline import (
     __version__,
     cli_alarms,
+    cli_baselines,
     cli_influx,
     cli_kafka,
     cli_pretrain,
@@ -73,6 +74,7 @@ app.command(epilog=cli_worker.EPILOG)(cli_worker.worker)
 app.command(epilog=cli_serve.EPILOG)(cli_serve.serve)
 app.add_typer(cli_kafka.topics_app, name="topics")
 app.add_typer(cli_influx.app, name="influx")
+app.add_typer(cli_baselines.app, name="baselines")
 app.command()(cli_kafka.lag)
 app.command()(cli_kafka.rewind)
 app.command(epilog=cli_pretrain.EPILOG)(cli_pretrain.pretrain)
