@@ -261,7 +261,7 @@ def fleet(snapshots: str) -> Json:
     # On a phone everything stands in this order: numbers, cases, machines.
     layout: list[Row] = [
         (3, [(15, _counts()), (3, _silent()), (3, _load()), (3, _newest())]),
-        (7, [(24, _cases())]),
+        (8, [(24, _cases())]),
         (6, [(24, _machines())]),
         (15, [(12, _timeline()), (12, _drift())]),
     ]
