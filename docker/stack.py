@@ -299,9 +299,9 @@ def run(asked: argparse.Namespace) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StackError(f"the stack of {folder} is running already") from None
-        parts.binaries()
         secrets = secrets_of(folder)
         ports = ports_of(asked.workers, free=asked.free_ports)
+        parts.binaries()
         given = {name: text for name, text in os.environ.items() if name.startswith("STACK_")}
         place = Place(folder, secrets, ports, given)
         if asked.demo:

@@ -210,9 +210,10 @@ class GrafanaAccess:
             MissingError: without Chromium.
         """
         if self._browser is None:
-            folder = self._closing.enter_context(TemporaryDirectory(prefix="echowatch-"))
-            self._browser = Chromium(Path(folder))
-            self._closing.callback(self._browser.kill)
+            # Its helpers write a moment longer than it lives.
+            made = TemporaryDirectory(prefix="echowatch-", ignore_cleanup_errors=True)
+            self._browser = Chromium(Path(self._closing.enter_context(made)))
+            self._closing.callback(self._browser.stop)
         self._browser.start()
         return self._browser.look(self.url + path, self.session(), width, height, file)
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -218,6 +219,8 @@ def test_sigterm_leaves_no_process_and_the_next_start_finds_the_data(stack):
 
 def with_secrets(folder):
     """A folder whose secrets were made at an earlier start."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl on the PATH for certificates")
     make = ["bash", str(DOCKER / "make_secrets.sh"), "--dir", str(folder / "secrets")]
     subprocess.run(make, check=True, capture_output=True)
     return folder
@@ -262,6 +265,7 @@ def test_a_missing_binary_is_named(tmp_path):
     assert "Grafana: needs" in refused(with_secrets(tmp_path), **nothing)
 
 
+@pytest.mark.stack
 def test_a_listener_without_encryption_is_refused(tmp_path):
     template = tmp_path / "server.properties"
     text = (DOCKER / "kafka" / "server.properties").read_text(encoding="utf-8")
