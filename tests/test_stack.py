@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from service_grafana import GrafanaAccess, GrafanaError, grafana_home
 from service_influx import influxd
@@ -22,6 +23,11 @@ from service_process import MissingError, accepts, free_port
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCKER = PROJECT / "docker"
+sys.path.insert(0, str(DOCKER))
+
+from stack_compose import COMPOSE, Place, environment, interpolated  # noqa: E402  (a script's)
+
+SERVICES = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"]
 STACK = [sys.executable, str(DOCKER / "stack.py")]
 ECHOWATCH = Path(sys.executable).with_name("echowatch")
 UP_S = 180.0
@@ -215,6 +221,22 @@ def test_sigterm_leaves_no_process_and_the_next_start_finds_the_data(stack):
         again.end()
     token.write_text("nonsense", encoding="utf-8")
     assert "token" in refused(stack.folder)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_has_compose_s_variables_with_folders_and_addresses_of_here(service, tmp_path):
+    ports = dict.fromkeys(("kafka", "influxdb", "grafana", "serve"), 12345)
+    place = Place(tmp_path, tmp_path / "secrets", ports, {})
+    found = environment(service, place)
+    wanted = SERVICES[service].get("environment", {})
+    assert found.keys() == {name.removesuffix("__FILE") for name in wanted}
+    for value in found.values():
+        assert not re.search(r"/run/secrets|/var/lib|/etc/|0\.0\.0\.0|kafka:|influxdb:|\$\{", value)
+
+
+def test_what_compose_demands_and_nobody_gave_is_named():
+    with pytest.raises(ValueError, match="needs STACK_HOST: say where"):
+        interpolated("${STACK_HOST:?say where}", {})
 
 
 def with_secrets(folder):
