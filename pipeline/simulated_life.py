@@ -1,6 +1,6 @@
 """The story of a plant in; the capture of any sensor at any time out, the same one every time.
 
-A capture is a function of (seed, sensor, its place on the clock's grid): nothing is carried from
+A capture is a function of (seed, sensor, time since the history began): nothing is carried from
 one to the next, so that captures may be left out, made again or made by another process.
 """
 
@@ -55,9 +55,9 @@ class Life:
 
     Attributes:
         seed: Same seed, same machines.
-        start_ns: Where the history begins.
+        start_ns: Where the history begins, before the captures of slot 0.
         history_s: Its length.
-        every_s: Time from one capture of a sensor to the next; captures lie on a grid of the clock.
+        every_s: Time from one capture of a sensor to the next.
         machines: Of the plant.
 
     Raises:
@@ -109,10 +109,10 @@ class Life:
             since_ns: First start.
             until_ns: First start that is too late; None = without end.
         """
-        slot = since_ns // self.every_ns
-        while until_ns is None or slot * self.every_ns < until_ns:
+        slot = max(0, (since_ns - self.start_ns) // self.every_ns)
+        while until_ns is None or self.start_ns + slot * self.every_ns < until_ns:
             for channel in self.channels:
-                start_ns = slot * self.every_ns + channel.delay_ns
+                start_ns = self.start_ns + slot * self.every_ns + channel.delay_ns
                 if since_ns <= start_ns and (until_ns is None or start_ns < until_ns):
                     chunk = channel.capture(slot, start_ns)
                     if chunk is not None:
@@ -136,7 +136,7 @@ class Channel:
     delay_ns: int = 0
 
     def capture(self, slot: int, start_ns: int) -> SensorChunk | None:
-        """What it sends at a place of the grid, None where it does not speak."""
+        """What it sends in a slot, None where it does not speak."""
         sensor, life = self.sensor, self.life
         start_s = (start_ns - life.start_ns) / NS_PER_S
         mishap = self._mishap(start_s / life.history_s)
@@ -153,6 +153,7 @@ class Channel:
             start_ns=start_ns,
             samples=sensor.digitise(x),
             seq=slot,
+            epoch=life.start_ns // NS_PER_S,
             encoding=sensor.encoding,
             scale=sensor.scale,
             unit=sensor.unit,
