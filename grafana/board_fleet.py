@@ -134,7 +134,7 @@ def _machines() -> Json:
         "Machines now, worst first",
         "Each machine in the colour of its worst sensor that can be believed. Click one for its "
         "board.",
-        [ask(select("worst, asset", ASSET_NOW), table=True)],
+        [ask(select("worst, asset, asset AS machine", ASSET_NOW), table=True)],
         options=stat_options(colour="background", every=True)
         | {"textMode": "value_and_name", "text": {"titleSize": 13, "valueSize": 13}},
         field={
@@ -142,23 +142,28 @@ def _machines() -> Json:
             "links": [link("Board of this machine", ASSET_BOARD + "${__data.fields.asset}")],
         },
         overrides=[
-            override("asset", mappings=SHORT_ASSET),
-            override("worst", displayName="${__data.fields.asset.text}"),
+            # What a link takes from another column is its text: `asset` stays whole.
+            override("machine", mappings=SHORT_ASSET),
+            override("worst", displayName="${__data.fields.machine.text}"),
         ],
-        transform=[BARE, columns({"worst": "worst", "asset": "asset"}), by_worst("worst")],
+        transform=[
+            BARE,
+            columns({name: name for name in ("worst", "machine", "asset")}),
+            by_worst("worst"),
+        ],
     )
 
 
 def _cases() -> Json:
     shown = {
         "current": "State",
-        "asset": "Machine",
+        "machine": "Machine",
         "opened": "Since",
         "top_band": "Band",
         "sentence": "What departs",
         "sensors": "Sensors",
         "acked": "Ack",
-        "case": "Picture",
+        "asset": "Picture",
     }
     return rows(
         "Open cases, worst first",
@@ -167,15 +172,15 @@ def _cases() -> Json:
         [
             ask(
                 select(
-                    "current, asset, opened_s * 1000 AS opened, top_band, sentence, sensors, "
-                    "acked, case_id",
+                    "current, asset, asset AS machine, opened_s * 1000 AS opened, top_band, "
+                    "sentence, sensors, acked",
                     OPEN_CASES,
                     "open = true",
                 ),
                 table=True,
             )
         ],
-        [columns(shown | {"case_id": "Picture"}), by_worst("Since"), by_worst("State")],
+        [columns(shown), by_worst("Since"), by_worst("State")],
         overrides=[
             override(
                 "State",
@@ -205,7 +210,7 @@ def _cases() -> Json:
                 links=[
                     link(
                         "Waveform and spectrum, now and healthy",
-                        "${snapshots}/case?asset=${__data.fields.Machine}",
+                        "${snapshots}/case?asset=${__value.raw}",
                         new_tab=True,
                     )
                 ],

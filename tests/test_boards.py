@@ -182,6 +182,19 @@ def test_a_row_of_the_fleet_leads_to_its_machine_at_the_same_time():
     assert all(link["keepTime"] for link in board("fleet")["links"])
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_link_never_takes_a_shortened_name(name):
+    for one in panels(board(name)):
+        config = one["fieldConfig"]
+        taken = re.findall(r'"url": "[^"]*\$\{__data\.fields\.(\w+)', json.dumps(config))
+        shortened = {
+            override["matcher"]["options"]
+            for override in config["overrides"]
+            if any(entry["id"] == "mappings" for entry in override["properties"])
+        }
+        assert not shortened & set(taken), one["title"]
+
+
 def test_marks_of_a_machine_are_queried_from_the_store():
     marks = {
         mark["name"]: mark["target"]["query"] for mark in board("asset")["annotations"]["list"]
