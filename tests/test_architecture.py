@@ -108,6 +108,7 @@ def test_only_the_command_line_joins_connectors_and_pipeline():
         "kafka_settings", "replay", "rewind", "show", "vectors", "worker", "role_runner",
         "faust_role", "influx_init", "influx_settings", "influx_status", "topic_watch", "lag",
         "baselines", "cli_baselines", "cli_influx", "live_alarms", "serve_feed",
+        "simulate_live",
     }  # fmt: skip
 
 
