@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
+import services
 from connectors.influx import InfluxWriter
 from connectors.influx_admin import InfluxAdmin
 from connectors.influx_bucket import InfluxError
@@ -24,8 +27,10 @@ from pipeline.point_schema import SCHEMA, series_per_sensor
 from pipeline.points import PointMaker
 from pipeline.service_settings import Influx
 from point_cases import FLEET, SENSORS, case, change, scored
-from service_influx import InfluxAccess
+from service_influx import InfluxAccess, InfluxServer
 from service_influx import InfluxError as Refused
+from service_process import Server, accepts
+from worker_cases import wait_for
 
 ECHOWATCH = Path(sys.executable).with_name("echowatch")
 
@@ -317,3 +322,52 @@ def test_the_commands_do_it_and_tell(store, tmp_path):
     assert command("init", "--revoke").returncode == 2
     del env["ECHOWATCH_INFLUX__ADMIN_TOKEN"]
     assert "ECHOWATCH_INFLUX__ADMIN_TOKEN_FILE" in command("status").stderr
+
+
+class FreshTls(InfluxServer):
+    """A server that was never set up, with a certificate of an authority of our own."""
+
+    def command(self):
+        return [*super().command(), "--tls-cert", "influx.pem", "--tls-key", "influx.pem"]
+
+    def ready(self):
+        return accepts(self.port)
+
+    def start(self):
+        certified(self.folder)
+        self.variables = {"SSL_CERT_FILE": str(self.folder / "ca.pem")}
+        self.url = self.url.replace("http:", "https:")
+        Server.start(self)
+
+
+def certified(folder):
+    """An authority (`ca.pem`) and a server's key and certificate (`influx.pem`)."""
+    parts = [
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ours -keyout ca.key -out ca.pem",
+        "req -newkey rsa:2048 -nodes -subj /CN=influxdb -keyout key.pem -out request.pem",
+        "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -days 2 -extfile names -out cert.pem",
+    ]
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n", encoding="utf-8")
+    for part in parts:
+        subprocess.run(["openssl", *part.split()], cwd=folder, check=True, capture_output=True)  # noqa: S607
+    texts = [(folder / name).read_text(encoding="utf-8") for name in ("key.pem", "cert.pem")]
+    (folder / "influx.pem").write_text("".join(texts), encoding="utf-8")
+
+
+@pytest.mark.stack
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for certificates")
+def test_a_fresh_server_with_tls_is_set_up_and_can_ask_itself_to_remove():
+    with services.started(FreshTls) as server:
+        secure = {"url": server.url, "ca_file": server.folder / "ca.pem"}
+        settings = Influx(**secure, org="works", bucket="b", admin_token=server.token)
+        admin = InfluxAdmin(server.url, server.token, "works", ca_file=secure["ca_file"])
+        said = []
+        with closing(admin), pytest.raises(InfluxError, match="ADMIN_PASSWORD_FILE"):
+            init(admin, settings, said.append, backfill_s=None, shorten=False)
+        settings = settings.model_copy(update={"admin_password": SecretStr("long enough")})
+        init(admin, settings, said.append, backfill_s=None, shorten=False)
+        assert said[0] == "server: set up, organisation works"
+        (task,) = [t for name, t in admin.tasks().items() if name == "b removal"]
+        admin._call("POST", f"/api/v2/tasks/{task.id}/runs", {})
+        done = wait_for(lambda: admin.tasks()["b removal"].last, "the removal")
+        assert (done, admin.tasks()["b removal"].why) == ("success", "")
