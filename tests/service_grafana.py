@@ -181,8 +181,7 @@ class GrafanaAccess:
 
     def session(self) -> tuple[str, str]:
         """Name and value of the cookie of a fresh login."""
-        user, password = self.admin
-        body = json.dumps({"user": user, "password": password}).encode()
+        body = json.dumps(dict(zip(("user", "password"), self.admin, strict=True))).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.url}/login", body, headers)  # noqa: S310
         with DIRECT.open(request, timeout=30) as answer:
@@ -354,8 +353,7 @@ class GivenGrafana(GrafanaAccess):
     """A person's own Grafana: our data sources and boards are put into it, and removed at the end.
 
     Args:
-        url: Its address.
-        admin: User and password.
+        url, admin: Its address; user and password.
         influx_url: Address of InfluxDB, as Grafana sees it.
         bucket: Of the results.
         token: May read the bucket.
