@@ -123,6 +123,13 @@ def serve(compose):
     return server
 
 
+def heard_all(plant):
+    """Whether the workers are at the end of the signals, read again and again."""
+    topic = plant.conf.kafka.signals[0]
+    committed = plant.committed("signals", topic)
+    return all(committed.get(partition) == end for partition, end in plant.ends(topic).items())
+
+
 def learnt(plant):
     """Sensor -> its highest share of learning in InfluxDB, %."""
     rows = plant.influx.query(
@@ -159,7 +166,7 @@ def test_every_command_of_the_page_does_what_it_says(compose, tmp_path):
     server.server_close()
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert len(compose.workers) == 1
-    plant.finish()
+    wait_for(lambda: heard_all(plant), "all signals")
     # What came with the backup, was imported, and was read again twice: one point per window.
     counts = plant.influx.query(plant.bucket, "SELECT count(ok) AS n FROM sensor_health")
     assert counts[0]["n"] > 100
