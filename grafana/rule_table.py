@@ -124,8 +124,8 @@ _UNSEEN = {
     ),
     **_EVIDENCE,
 }
-# Not whether it is shelved: a sensor has no alarm state while it learns, and nothing else tells of a
-# machine that was bad from the start.
+# Not whether it is shelved: a sensor that learns has no alarm state, and nothing else tells then of
+# a machine that was bad from the start.
 _ISO = {
     # For 5 minutes on end below the limit before it resolves; sensors that send seldom: the last.
     "zone": _either(

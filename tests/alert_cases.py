@@ -4,11 +4,12 @@ import json
 import re
 import shutil
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 import yaml
@@ -81,6 +82,11 @@ def loaded():
     return [rule for group in document["groups"] for rule in group["rules"]]
 
 
+def is_gone(alert):
+    """Whether an alert is resolved only because its data are gone."""
+    return alert["annotations"].get("grafana_state_reason") == "MissingSeries"
+
+
 class Listener:
     """What a webhook on loopback has been told.
 
@@ -108,7 +114,7 @@ class Listener:
             alert["labels"]["alertname"]
             for told in list(self.heard)
             for alert in told["alerts"]
-            if alert["status"] == status and "grafana_state_reason" not in alert["annotations"]
+            if alert["status"] == status and not is_gone(alert)
         }
 
 
@@ -163,21 +169,38 @@ def moved(sensor, asset, at_ns, after, action="raise", **more):
 
 
 class Reports:
-    """Numbers of a worker that is not there, written as a worker writes its own.
+    """Numbers of a worker that is not there, written every 4 s until the end of the block.
 
     Args:
         writer: To the store.
+
+    Attributes:
+        well: Whether that worker is.
     """
 
     HOST = "edge-9:8620"
 
     def __init__(self, writer):
+        self.well = False
         self._writer = writer
         self._points = PointMaker(PLANT)
         self._messages = self._lost = 0.0
+        self._ended = Event()
+        self._thread = Thread(target=self._run, daemon=True)
 
-    def write(self, at_ns, *, well):
-        """One report."""
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self):
+        while not self._ended.wait(4.0):
+            self._write(time.time_ns(), well=self.well)
+
+    def _write(self, at_ns, *, well):
         self._messages += 100.0
         self._lost += 0.0 if well else 3.0
         numbers = {

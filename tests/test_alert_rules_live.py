@@ -24,6 +24,7 @@ from alert_cases import (
     Reports,
     captures,
     hasty,
+    is_gone,
     listening,
     loaded,
     moved,
@@ -33,7 +34,7 @@ from pipeline.fleet import Fleet, SensorInfo
 from pipeline.points import PointMaker
 from service_grafana import GRAFANA, GrafanaServer
 from service_influx import InfluxServer
-from worker_cases import ECHOWATCH, Plant, wait_for
+from worker_cases import ECHOWATCH, Plant
 
 pytestmark = pytest.mark.stack
 
@@ -112,7 +113,7 @@ def started(plant, line):
 def poison(plant):
     """Messages that are none."""
     with closing(KafkaProducer(bootstrap_servers=plant.kafka.bootstrap)) as producer:
-        for number in range(30):
+        for number in range(10):
             producer.send(plant.conf.kafka.signals[0], key=b"gw7", value=b"junk %d" % number)
         producer.flush(30)
 
@@ -151,27 +152,25 @@ def scene(kafka, folder):
             with (
                 services.started(server) as grafana,
                 writing(influx, plant.bucket) as writer,
+                Reports(writer) as reports,
             ):
                 yield SimpleNamespace(
                     influx=influx, plant=plant, grafana=grafana, listener=listener, writer=writer,
-                    reports=Reports(writer), reported_s=0.0, well=False,
+                    reports=reports,
                 )  # fmt: skip
         finally:
             plant.close()
 
 
 def until(scene, missing, deadline_s=150.0):
-    """Wait until nothing is missing; the worker that is not there goes on reporting meanwhile."""
+    """Wait until nothing is missing."""
     end_s = time.monotonic() + deadline_s
     while left := missing():
         if time.monotonic() > end_s:
             rules = {one["name"]: one for one in scene.grafana.rules()}
             judged = {name: (rules[name]["health"], rules[name]["state"]) for name in left}
             pytest.fail(f"waited {deadline_s:.0f} s for {judged}")
-        if time.monotonic() - scene.reported_s > 5.0:
-            scene.reported_s = time.monotonic()
-            scene.reports.write(time.time_ns(), well=scene.well)
-        time.sleep(0.5)
+        time.sleep(1.0)
 
 
 def states(scene, rule):
@@ -200,12 +199,8 @@ def _break(found):
         assert writer.wait(writer.put(PointMaker(FOUND).transition_points([raised])), 30.0)
     found.writer.put(PointMaker(FOUND).transition_points(history(time.time_ns())))
     plant.send(captures(found.start_s, 0, SICK_TO))
-    wait_for(lambda: plant.points("pipeline"), "a first report of the worker")
-    poison(plant)
-    wait_for(
-        lambda: any((row["dead_letters"] or 0) >= 30 for row in plant.points("pipeline")),
-        "a report of the dead letters",
-    )
+    refused = {"DroppedWindows", "DeadLetters"}
+    until(found, lambda: poison(plant) or refused - found.listener.told("firing"))
     plant.finish()
     worker.end()
     until(found, lambda: set(NAMES) - {"InfluxWriteFail"} - found.listener.told("firing"))
@@ -214,7 +209,7 @@ def _break(found):
 def _mend(found):
     plant, before = found.plant, found.plant.workers[0]
     plant.start("--port", str(before.port))
-    found.well = True
+    found.reports.well = True
     found.writer.put(PointMaker(FOUND).transition_points(calm(time.time_ns())))
     plant.send(captures(found.start_s, SICK_TO, WELL_TO))
     plant.finish()
@@ -246,7 +241,7 @@ def test_a_rule_fires_by_its_fault_and_says_where_to_look_and_what_to_do(story, 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "Watchdog"])
 def test_a_rule_resolves_when_its_fault_is_over_and_not_because_data_are_gone(story, name):
     told = story.listener.messages(name, "resolved")
-    ends = [text for text, alert in told if "grafana_state_reason" not in alert["annotations"]]
+    ends = [text for text, alert in told if not is_gone(alert)]
     assert any("RESOLVED at" in text and f"{RUNBOOKS}#{name.lower()}" in text for text in ends)
 
 
@@ -285,17 +280,14 @@ def test_twenty_sensors_of_a_machine_make_one_message(story):
 
 
 def test_sensors_that_fall_silent_together_are_one_message_of_their_area(story):
-    (first, *_) = [
-        payload
+    told = [
+        (payload["groupLabels"], alert["labels"]["sensor"])
         for payload in story.listener.heard
-        if payload["groupLabels"].get("area") == "dry" and payload["status"] == "firing"
+        for alert in payload["alerts"]
+        if (alert["labels"]["alertname"], alert["status"]) == ("SensorSilent", "firing")
     ]
-    silent = {
-        alert["labels"]["sensor"]
-        for alert in first["alerts"]
-        if alert["labels"]["alertname"] == "SensorSilent"
-    }
-    assert silent == set(QUIET)
+    assert {sensor for _, sensor in told} == set(QUIET)
+    assert all(group == {"plant": "mill", "area": "dry"} for group, _ in told)
     (_, alert), *_ = story.listener.messages("AreaSilent", "firing")
     assert alert["labels"]["severity"] == "critical"
     assert "2 sensors are silent" in alert["annotations"]["summary"]
@@ -346,7 +338,7 @@ def test_a_command_of_the_page_does_what_it_says(story, line):
     # 1: something is missing or differs, which these say in words.
     allowed = (0, 1) if line in ("echowatch influx status", "echowatch topics check") else (0,)
     assert done.returncode in allowed, err
-    assert out
+    assert out or err
     assert "Traceback" not in err
 
 
