@@ -1,6 +1,7 @@
 """`echowatch pretrain`: a recipe and openly licensed signals in, encoder weights out."""
 
 import ctypes
+import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -9,7 +10,6 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from echo_model.pretrain.config import Recipe
     from echo_model.pretrain.trainer import Progress, Trainer
 
 console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
@@ -18,6 +18,7 @@ console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 # page faults at every operation).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEEP_BYTES = 2_000_000_000
+CUDA = re.compile(r"cuda(:\d+)?")
 EPILOG = (
     "The folder --out holds state, log.csv, curves.svg, recipe.yaml and, when training ends or is "
     "stopped, the encoder with its model card. Ctrl-C stores the state; --resume goes on. Exit "
@@ -57,34 +58,41 @@ def pretrain(
     _keep_memory()
     import torch
 
-    from echo_model.pretrain.config import load_recipe, shipped_recipe
+    from pipeline.commands import RunError
 
     torch.set_num_threads(threads)
-    shipped = shipped_recipe(config)
-    recipe = load_recipe(Path(config) if shipped is None else shipped)
-    trainer = _trainer(recipe, data, out, device)
+    try:
+        trainer = _trainer(config, data, out, device)
+        if export or resume:
+            trainer.resume()
+        elif not dry_run:
+            trainer.start()
+    except ValueError as error:
+        raise RunError(str(error)) from error
     if dry_run:
         _try(trainer)
         return
-    if export or resume:
-        trainer.resume()
-    else:
-        trainer.start()
     try:
         if not export:
             _train(trainer, minutes)
+    except FloatingPointError as error:
+        raise RunError(str(error)) from error
     finally:
         if trainer.step:
             _export(trainer, data)
 
 
-def _trainer(recipe: "Recipe", data: Path | None, out: Path, device: str) -> "Trainer":
+def _trainer(config: str, data: Path | None, out: Path, device: str) -> "Trainer":
     import torch
 
+    from echo_model.pretrain.config import load_recipe, shipped_recipe
     from echo_model.pretrain.trainer import Trainer
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device must be cpu on this machine, got {device!r}: no CUDA device")
+    if device != "cpu" and not (CUDA.fullmatch(device) and torch.cuda.is_available()):
+        there = "cpu or cuda[:N]" if torch.cuda.is_available() else "cpu (no CUDA device here)"
+        raise ValueError(f"--device must be {there}, got {device!r}")
+    shipped = shipped_recipe(config)
+    recipe = load_recipe(Path(config) if shipped is None else shipped)
     return Trainer(recipe, data, out, device=device)
 
 

@@ -8,7 +8,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from echo_model import features
 from echo_model.echo import Echo
 from echo_model.pretrain.config import OptimiserTable
 from echo_model.pretrain.curves import draw_curves
@@ -29,10 +28,10 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def trained(folder, *, steps=None, data=None, **changes):
+def trained(folder, *, until=None, data=None, **changes):
     trainer = Trainer(recipe(folder, **changes), data, folder / "run")
     trainer.start()
-    trainer.run(until=steps)
+    trainer.run(until=until)
     return trainer
 
 
@@ -48,7 +47,7 @@ def tensors(folder):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, objective):
     whole = trained(tmp_path / "whole", objective=objective)
-    trained(tmp_path / "parts", objective=objective, steps=3)  # in the middle of a repeated batch
+    trained(tmp_path / "parts", objective=objective, until=3)  # in the middle of a repeated batch
     rest = Trainer(recipe(tmp_path / "parts", objective=objective), None, tmp_path / "parts/run")
     rest.resume()
     assert rest.step == 3
@@ -62,7 +61,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, objective):
 
 
 def test_lines_of_the_log_beyond_the_stored_state_are_dropped_on_resume(tmp_path):
-    trainer = trained(tmp_path, steps=2)
+    trainer = trained(tmp_path, until=2)
     with (tmp_path / "run" / "log.csv").open("a", encoding="utf-8") as file:
         file.write("5,0,0,0,0,0,0,0,0,0,0,0\n")
     trainer.resume()
@@ -72,8 +71,8 @@ def test_lines_of_the_log_beyond_the_stored_state_are_dropped_on_resume(tmp_path
 
 
 def test_another_seed_gives_another_run(tmp_path):
-    trained(tmp_path / "a", steps=1)
-    trained(tmp_path / "b", steps=1, seed=4)
+    trained(tmp_path / "a", until=1)
+    trained(tmp_path / "b", until=1, seed=4)
     a, b = tensors(tmp_path / "a"), tensors(tmp_path / "b")
     name = "objective.student.patch_embed.proj.weight"
     assert not torch.equal(a[name], b[name])
@@ -81,26 +80,27 @@ def test_another_seed_gives_another_run(tmp_path):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_loss_falls_and_nothing_collapses(tmp_path, objective):
-    views = {"patches": [[3, 1.0]], "jitter_db": 0.0}
-    changes = {"objective": objective, "steps": 150, "views": views}
+    views = {"patches": [[3, 1.0]], "jitter_db": 0.0, "noise": 0.0, "gain_db": [0.0, 0.0]}
+    changes = {"objective": objective, "steps": 100, "views": views}
     changes["optimiser"] = {"rate": 3e-3, "warmup_steps": 10}
     trained(tmp_path, **changes)
     rows = log_rows(tmp_path)
-    loss = np.array([float(row["loss"]) for row in rows])
-    assert loss[-20:].mean() < 0.85 * loss[:20].mean()
-    last = {name: float(value) for name, value in rows[-1].items()}
-    assert not list(collapse_signs(last))
+    table = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+    assert table["loss"][-40:].mean() < 0.85 * table["loss"][:10].mean()
+    # One batch of so few machines may hold a single clip: the mean tells.
+    assert table["rank"][-40:].mean() > 1.5
+    assert table["target_std"][-1] > 0.05
 
 
 def test_a_run_under_another_recipe_is_not_resumed(tmp_path):
-    trained(tmp_path, steps=1)
+    trained(tmp_path, until=1)
     other = Trainer(recipe(tmp_path, seed=9), None, tmp_path / "run")
     with pytest.raises(ValueError, match="recipe it was started with"):
         other.resume()
 
 
 def test_a_longer_run_may_be_asked_for_on_resume(tmp_path):
-    trained(tmp_path, steps=2)
+    trained(tmp_path, until=2)
     longer = Trainer(recipe(tmp_path, steps=8), None, tmp_path / "run")
     longer.resume()
     longer.run()
@@ -108,18 +108,33 @@ def test_a_longer_run_may_be_asked_for_on_resume(tmp_path):
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
-    trainer = trained(tmp_path, steps=1)
+    trainer = trained(tmp_path, until=1)
     with pytest.raises(FileExistsError, match="add --resume"):
         trainer.start()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    trainer = Trainer(recipe(tmp_path), None, tmp_path / "run")
-    trainer.start()
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_stored(tmp_path):
+    trainer = trained(tmp_path, until=1)
+    before = (tmp_path / "run" / STATE_FILE).read_bytes()
     with torch.no_grad():
         trainer.objective.decoder.mask.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match=r"must be finite, got nan at step 1"):
+    with pytest.raises(FloatingPointError, match="must be finite, got nan at step"):
         trainer.run()
+    assert (tmp_path / "run" / STATE_FILE).read_bytes() == before
+
+
+def test_an_interrupted_step_is_stored(tmp_path):
+    def interrupt(progress):
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    trainer = Trainer(recipe(tmp_path), None, tmp_path / "run")
+    trainer.start()
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(show=interrupt)
+    again = Trainer(recipe(tmp_path), None, tmp_path / "run")
+    again.resume()
+    assert again.step == 2
 
 
 def test_every_layer_starts_differently():
@@ -155,9 +170,9 @@ def test_targets_hold_nothing_that_position_explains(full):
         out = whitener(position @ weights + content + 7, position)
     together = torch.cat([position, out], 1).T.corrcoef()[:3, 3:]
     assert together.abs().max() < 0.35  # 64 rows: chance alone gives 0.25
-    assert out.std(0).mean() == pytest.approx(1.0, abs=0.25)
+    assert 0.65 < out.std(0).mean() < 1.25  # weak directions are damped where full
     off = out.T.corrcoef() - torch.eye(4)
-    assert (off.abs().max() < 0.5) == full
+    assert (off.abs().max() < 0.7) == full
 
 
 def test_constant_channels_stay_finite():
@@ -186,13 +201,13 @@ def test_the_rate_warms_up_stays_and_decays_to_zero():
     assert scales[100] == 0.0
 
 
-@pytest.mark.parametrize(("at", "left"), [(50, 10), (50, 500), (90, 5), (90, 200)])
+@pytest.mark.parametrize(("at", "left"), [(50, 10), (50, 500), (90, 5), (90, 200), (50, 0)])
 def test_moving_the_end_never_makes_the_rate_jump(at, left):
     schedule = Schedule(100, OptimiserTable(warmup_steps=10, decay_share=0.2))
     before = schedule.scale(at)
     schedule.replan(at, left)
     assert schedule.steps == at + left
-    assert schedule.scale(at) == pytest.approx(before)
+    assert left == 0 or schedule.scale(at) == pytest.approx(before)
     assert schedule.scale(schedule.steps) == 0.0
     again = Schedule(7, OptimiserTable(warmup_steps=10, decay_share=0.2))
     again.restore(schedule.export())
@@ -211,11 +226,11 @@ def test_a_run_fits_itself_into_the_minutes_given(tmp_path, monkeypatch):
 
 def test_the_exported_encoder_loads_like_any_released_one(tmp_path):
     data = recordings(tmp_path / "data")
-    trainer = trained(tmp_path, steps=2, data=data, sources=[*TINY["sources"], RECORDED])
+    trainer = trained(tmp_path, until=2, data=data, sources=[*TINY["sources"], RECORDED])
     encoder, card, picture = write_results(trainer.recipe, data, trainer.out, step=trainer.step)
     model = Echo.from_pretrained(encoder, num_heads=2, force_heads=True)
     wave = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
-    ours = trainer.objective.encoder().eval().extract_features_from_audio(wave, 8000)
+    ours = trainer.objective.teacher.eval().extract_features_from_audio(wave, 8000)
     theirs = model.extract_features_from_audio(wave, 8000)
     assert torch.allclose(ours.utterance, theirs.utterance, atol=0.02)
     text = card.read_text(encoding="utf-8")
@@ -237,15 +252,6 @@ def test_curves_of_an_empty_log_are_a_picture_too(tmp_path):
 
 
 def test_bf16_trains_as_well(tmp_path):
-    trainer = trained(tmp_path, steps=2, precision="bf16")
+    trainer = trained(tmp_path, until=2, precision="bf16")
     assert all(p.isfinite().all() for p in trainer.objective.parameters())
     assert all(p.dtype == torch.float32 for p in trainer.objective.student.parameters())
-
-
-def test_codes_of_a_batch_are_those_of_inference(tmp_path):
-    trainer = Trainer(recipe(tmp_path), None, tmp_path / "run")
-    batch = trainer._batch(0)
-    top = features.frequency_code(((0, 0),), 100, 16)
-    assert batch.codes.shape == (len(batch.clip), 16)
-    assert batch.codes.abs().max() <= 1.0
-    assert top.shape == (1, 16)

@@ -190,19 +190,19 @@ class Whitener(nn.Module):
     @torch.no_grad()
     def forward(self, y: Tensor, position: Tensor) -> Tensor:
         """(N, dim) given (N, known) to residuals of variance 1 at most."""
-        z = torch.cat([torch.ones_like(position[:, :1]), position], dim=1)
-        both = torch.cat([z, y], dim=1)
+        z = torch.cat([torch.ones_like(position[:, :1]), position], dim=1).double()
+        both = torch.cat([z, y.double()], dim=1)
         keep = STATISTICS_DECAY
-        self.moments.lerp_((both.T @ both / len(both)).double(), 1 - keep)
+        self.moments.lerp_(both.T @ both / len(both), 1 - keep)
         self.count.mul_(keep).add_(1 - keep)
         m, k = self.moments / self.count, self.known
         zz = m[:k, :k] + RIDGE * torch.eye(k, dtype=m.dtype, device=m.device)
         weights = torch.linalg.solve(zz, m[:k, k:])  # (known, dim)
         rest = m[k:, k:] - weights.T @ m[:k, k:]
         self.content = rest.diagonal().clamp_min(0).sqrt().mean().to(y.dtype)
-        residual = y - z @ weights.to(y.dtype)
-        out: Tensor = residual @ self._scale((rest + rest.T) / 2).to(y.dtype)
-        return out
+        residual = y - z @ weights
+        out: Tensor = residual @ self._scale((rest + rest.T) / 2)
+        return out.to(y.dtype)
 
     def _scale(self, cov: Tensor) -> Tensor:
         if not self.full:
@@ -211,6 +211,30 @@ class Whitener(nn.Module):
         values = values.clamp_min(0)
         size = (values + FLOOR * values.mean() + 1e-12).rsqrt()
         return (vectors * size) @ vectors.T
+
+
+def _losses(
+    predicted: Tensor,
+    patch_target: Tensor,
+    guessed: Tensor,
+    band_target: Tensor,
+    hidden: Hidden,
+    tokens: Tensor,
+    spread: Tensor,
+    band_weight: float,
+) -> Losses:
+    error = (predicted - patch_target[hidden.band]).square().mean(-1)
+    patch = (error * hidden.masked).sum() / hidden.masked.sum().clamp_min(1)
+    band = (guessed - band_target[hidden.band]).square().mean()
+    bands = len(band_target)
+    return Losses(
+        patch + band_weight * band,
+        patch.detach(),
+        band.detach(),
+        spread,
+        guessed[:bands].detach().std(0).mean(),
+        tokens[:bands, 0].detach(),
+    )
 
 
 class TeacherStudent(nn.Module):
@@ -271,44 +295,41 @@ class TeacherStudent(nn.Module):
         tokens = seen(self.student, batch, hidden)
         positions = self.student.pos_embed[:, 1 : 1 + batch.clean.shape[1]]
         predicted = self.decoder(tokens, hidden, positions)
-        error = (predicted - patch_target[hidden.band]).square().mean(-1)
-        patch = (error * hidden.masked).sum() / hidden.masked.sum().clamp_min(1)
-        guessed = self.head(tokens[:, 0])
-        band = (guessed - band_target[hidden.band]).square().mean()
-        first = guessed[: len(batch.codes)].detach()
-        return Losses(
-            patch + self.band_weight * band,
-            patch.detach(),
-            band.detach(),
-            self.band_targets.content / self.layers,
-            first.std(0).mean(),
-            tokens[: len(batch.codes), 0].detach(),
+        spread = self.band_targets.content / self.layers
+        return _losses(
+            predicted,
+            patch_target,
+            self.head(tokens[:, 0]),
+            band_target,
+            hidden,
+            tokens,
+            spread,
+            self.band_weight,
         )
-
-    @torch.no_grad()
-    def follow(self, decay: float) -> None:
-        """Move the teacher towards the student."""
-        pairs = zip(self.teacher.parameters(), self.student.parameters(), strict=True)
-        ours, theirs = zip(*pairs, strict=True)
-        torch._foreach_lerp_(list(ours), list(theirs), 1 - decay)
-
-    def encoder(self) -> Echo:
-        """The network to be released."""
-        return self.teacher
 
 
 class MaskedAutoencoder(nn.Module):
     """The second objective: predict the clean log spectrum itself.
 
+    Hidden patches are predicted relative to their band's mean and spread, the CLS token predicts
+    the mean and spread over time of every bin.
+
     Args:
         config: Sizes of the encoder.
         seed: Of its initial weights.
+        full: Decorrelate the band targets.
         decoder: Layers and kernel.
         band_weight: Of the band-level loss.
     """
 
     def __init__(
-        self, config: EchoConfig, seed: int, *, decoder: tuple[int, int], band_weight: float
+        self,
+        config: EchoConfig,
+        seed: int,
+        *,
+        full: bool,
+        decoder: tuple[int, int],
+        band_weight: float,
     ) -> None:
         super().__init__()
         self.student = Echo(config, seed=seed)
@@ -318,40 +339,32 @@ class MaskedAutoencoder(nn.Module):
         dim = config.embed_dim
         self.decoder = Decoder(dim, self.width * self.frames, *decoder)
         self.head = nn.Linear(dim, 2 * self.width)
+        self.band_targets = Whitener(2 * self.width, dim, full=full)
 
-    def _profile(self, patches: Tensor) -> Tensor:
-        """Mean and spread over time of every bin: (B, 2 * width)."""
-        rows = patches.view(*patches.shape[:2], self.width, self.frames)
-        rows = rows.transpose(1, 2).flatten(2)
-        return torch.cat([rows.mean(2), rows.std(2)], dim=1)
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What is to be predicted: (B, P, bins * frames) and (B, 2 * bins)."""
+        clean = batch.clean
+        mean = clean.mean((1, 2), keepdim=True)
+        spread = (clean - mean).square().mean((1, 2), keepdim=True).sqrt()
+        rows = clean.view(*clean.shape[:2], self.width, self.frames).transpose(1, 2).flatten(2)
+        profile = torch.cat([rows.mean(2), rows.std(2)], dim=1)
+        return (clean - mean) / (spread + 1e-3), self.band_targets(profile, batch.codes)
 
     def forward(self, batch: Batch, hidden: Hidden) -> Losses:
         """Losses of a batch."""
+        patch_target, band_target = self.targets(batch)
         tokens = seen(self.student, batch, hidden)
         positions = self.student.pos_embed[:, 1 : 1 + batch.clean.shape[1]]
-        predicted = self.decoder(tokens, hidden, positions)
-        error = (predicted - batch.clean[hidden.band]).square().mean(-1)
-        patch = (error * hidden.masked).sum() / hidden.masked.sum().clamp_min(1)
-        target, guessed = self._profile(batch.clean), self.head(tokens[:, 0])
-        band = (guessed - target[hidden.band]).square().mean()
-        bands = len(batch.codes)
-        return Losses(
-            # A normalised log spectrum has a variance of about 0.05 within a level.
-            20 * (patch + self.band_weight * band),
-            patch.detach(),
-            band.detach(),
-            target.std(0).mean(),
-            guessed[:bands].detach().std(0).mean(),
-            tokens[:bands, 0].detach(),
+        predicted, guessed = self.decoder(tokens, hidden, positions), self.head(tokens[:, 0])
+        spread = self.band_targets.content
+        return _losses(
+            predicted, patch_target, guessed, band_target, hidden, tokens, spread, self.band_weight
         )
 
-    @torch.no_grad()
-    def follow(self, decay: float) -> None:
-        """Move the averaged weights towards the student."""
-        pairs = zip(self.teacher.parameters(), self.student.parameters(), strict=True)
-        ours, theirs = zip(*pairs, strict=True)
-        torch._foreach_lerp_(list(ours), list(theirs), 1 - decay)
 
-    def encoder(self) -> Echo:
-        """The network to be released: the moving average."""
-        return self.teacher
+@torch.no_grad()
+def follow(objective: TeacherStudent | MaskedAutoencoder, decay: float) -> None:
+    """Move the averaged weights, which are the teacher and what is released, to the student."""
+    ours = list(objective.teacher.parameters())
+    torch._foreach_lerp_(ours, list(objective.student.parameters()), 1 - decay)

@@ -33,7 +33,7 @@ class Schedule:
     def replan(self, step: int, left: int, *, began_at: int = 0) -> None:
         """Move the end to `left` steps after `step`; the decay begins when its share is left."""
         now, decaying = self.scale(step), step >= self._from
-        self.steps = step + max(1, left)
+        self.steps = step + max(0, left)
         start = self.steps - round((self.steps - began_at) * self._table.decay_share)
         self._from = step if decaying else max(step, start)
         self._at = now if decaying else 1.0

@@ -54,6 +54,24 @@ class Views:
     noise: float = 0.8
     snr_db: tuple[float, float] = (-10.0, 30.0)
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.bands[0] <= self.bands[1]:
+            raise ValueError(f"views.bands must be two numbers >= 1, low first, got {self.bands}")
+        sizes, chances = [size for size, _ in self.patches], [chance for _, chance in self.patches]
+        if min(sizes, default=0) < 1 or min(chances) < 0 or not sum(chances) > 0:
+            raise ValueError(
+                "views.patches must be pairs of a number >= 1 and a chance >= 0 that is not 0 "
+                f"everywhere, got {self.patches}"
+            )
+        for name in ("ragged", "short_band", "noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"views.{name} must lie in 0..1, got {getattr(self, name)}")
+        for name in ("gain_db", "snr_db"):
+            if not getattr(self, name)[0] <= getattr(self, name)[1]:
+                raise ValueError(f"views.{name} must be low first, got {getattr(self, name)}")
+        if self.tilt_db < 0 or self.jitter_db < 0:
+            raise ValueError("views.tilt_db and views.jitter_db must not be negative")
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
