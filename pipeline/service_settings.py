@@ -22,7 +22,13 @@ def _names(value: object) -> object:
     return tuple(part for part in (name.strip() for name in value.split(",")) if part)
 
 
+def _given(value: object) -> object:
+    """An empty variable, as compose passes on what is not set, names no file."""
+    return None if value == "" else value
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+File = Annotated[Path | None, BeforeValidator(_given)]
 
 
 class Group(BaseModel):
@@ -67,10 +73,10 @@ class Kafka(Group):
     )
     username: str | None = Field(None, description="SASL user")
     password: SecretStr | None = Field(None, description="SASL password")
-    password_file: Path | None = Field(None, description="file with the SASL password")
-    ca_file: Path | None = Field(None, description="certificates (PEM) that brokers must chain to")
-    cert_file: Path | None = Field(None, description="client certificate (PEM)")
-    key_file: Path | None = Field(None, description="key of the client certificate (PEM)")
+    password_file: File = Field(None, description="file with the SASL password")
+    ca_file: File = Field(None, description="certificates (PEM) that brokers must chain to")
+    cert_file: File = Field(None, description="client certificate (PEM)")
+    key_file: File = Field(None, description="key of the client certificate (PEM)")
     group: str = Field("echowatch", description="prefix of consumer groups and changelog topics")
     signals: Names = Field(("sensors.signals",), description="topics of signals, comma separated")
     signals_pattern: str | None = Field(
@@ -125,21 +131,21 @@ class Influx(Group):
     org: str = Field("echowatch", description="organisation")
     bucket: str = Field("echowatch", description="bucket of results")
     token: SecretStr | None = Field(None, description="token that may write the bucket")
-    token_file: Path | None = Field(None, description="file with the token")
+    token_file: File = Field(None, description="file with the token")
     batch_lines: int = Field(5000, ge=1, le=50_000, description="most points of one request")
     timeout_s: float = Field(10.0, gt=0, description="patience with one request, s")
-    ca_file: Path | None = Field(None, description="certificates (PEM) the server must chain to")
+    ca_file: File = Field(None, description="certificates (PEM) the server must chain to")
     allow_plaintext: bool = Field(
         default=False, description="allow http to other machines: the token is readable then"
     )
     admin_token: SecretStr | None = Field(
         None, description="operator's token, of `echowatch influx` only; no worker needs it"
     )
-    admin_token_file: Path | None = Field(None, description="file with the operator's token")
+    admin_token_file: File = Field(None, description="file with the operator's token")
     admin_password: SecretStr | None = Field(
         None, description="password of the user `admin` of a server that was never set up"
     )
-    admin_password_file: Path | None = Field(None, description="file with that password")
+    admin_password_file: File = Field(None, description="file with that password")
     keep_raw_d: int = Field(
         30, ge=1, description="days that single windows are kept, and up to a week more"
     )
@@ -196,9 +202,9 @@ class Serve(Group):
     )
     port: int = Field(8630, ge=0, le=65_535, description="port of the pages; 0 = any free one")
     token: SecretStr | None = Field(None, description="what a visitor must know")
-    token_file: Path | None = Field(None, description="file with the token")
-    cert_file: Path | None = Field(None, description="certificate and chain (PEM): serve by https")
-    key_file: Path | None = Field(None, description="key of the certificate (PEM)")
+    token_file: File = Field(None, description="file with the token")
+    cert_file: File = Field(None, description="certificate and chain (PEM): serve by https")
+    key_file: File = Field(None, description="key of the certificate (PEM)")
     store_mb: float = Field(256.0, ge=1, description="pictures and cases held in memory, MB")
 
     @model_validator(mode="after")
@@ -220,7 +226,7 @@ class WorkerSettings(Group):
     """How a worker works."""
 
     role: Role = Field("all", description="signals, cases or all")
-    fleet: Path | None = Field(None, description="fleet file (YAML)")
+    fleet: File = Field(None, description="fleet file (YAML)")
     checkpoint_s: float = Field(5.0, gt=0, description="seconds between checkpoints")
     session_timeout_s: float = Field(
         10.0, ge=2, description="silence after which Kafka gives a worker's partitions away, s"

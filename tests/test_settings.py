@@ -60,6 +60,12 @@ def test_a_wrong_variable_stops_the_start_with_words(environment, message):
         load(environment)
 
 
+def test_an_empty_variable_names_no_file():
+    settings = load({"ECHOWATCH_INFLUX__TOKEN_FILE": "", "ECHOWATCH_WORKER__FLEET": ""})
+    assert settings.influx.token_text() is None
+    assert settings.worker.fleet is None
+
+
 def test_thresholds_are_the_same_in_all_profiles():
     chosen = [load({}, profile=name) for name in PROFILES]
     assert len({settings.detection for settings in chosen}) == 1
