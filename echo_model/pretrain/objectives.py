@@ -210,7 +210,8 @@ class Whitener(nn.Module):
         values, vectors = torch.linalg.eigh(cov)
         values = values.clamp_min(0)
         size = (values + FLOOR * values.mean() + 1e-12).rsqrt()
-        return (vectors * size) @ vectors.T
+        turned: Tensor = (vectors * size) @ vectors.T
+        return turned
 
 
 def _losses(
@@ -366,5 +367,6 @@ class MaskedAutoencoder(nn.Module):
 @torch.no_grad()
 def follow(objective: TeacherStudent | MaskedAutoencoder, decay: float) -> None:
     """Move the averaged weights, which are the teacher and what is released, to the student."""
-    ours = list(objective.teacher.parameters())
-    torch._foreach_lerp_(ours, list(objective.student.parameters()), 1 - decay)
+    ours: list[Tensor] = list(objective.teacher.parameters())
+    theirs: list[Tensor] = list(objective.student.parameters())
+    torch._foreach_lerp_(ours, theirs, 1 - decay)

@@ -150,7 +150,7 @@ def _hum(rng: np.random.Generator, turns: F64, rate: float, _shaft_hz: float) ->
     else:
         base = float(np.exp(rng.uniform(np.log(50), np.log(top))))
     count = max(1, min(int(rng.integers(1, 9)), int(top / base)))
-    cycles = np.arange(n) * (base / rate)
+    cycles = np.arange(n, dtype=np.float64) * (base / rate)
     sizes = rng.uniform(0.1, 1.0, count) / np.arange(1, count + 1)
     phases = rng.uniform(0, 2 * np.pi, count)
     return _tones(cycles, [i + 1.0 for i in range(count)], sizes, phases)

@@ -225,4 +225,5 @@ def _bands_of(x: F32, n_fft: int, hop: int, bins: list[tuple[int, int]], width: 
     rows = torch.tensor([hi - width for _, hi in bins])[:, None] + torch.arange(width)
     drawn = spectrum[:, :, rows.clamp_min_(0).flatten()].abs()  # (2, T, bands * width)
     drawn.add_(features.LOG_FLOOR).log_().sub_(features.LOG_MEAN).div_(features.LOG_SPREAD)
-    return drawn.unflatten(2, (len(bins), width)).permute(0, 2, 3, 1).contiguous()
+    parted = drawn.view(*drawn.shape[:2], len(bins), width)
+    return parted.permute(0, 2, 3, 1).contiguous()
