@@ -59,7 +59,7 @@ def _case(value: bytes | None) -> dict[str, Any] | None:
     """A case of our version; None for what is none, or was withdrawn."""
     try:
         case: Any = json.loads(value or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     ours = isinstance(case, dict) and case.get("version") == CASE_VERSION and case.keys() >= NEEDED
     if not ours or case["state"] == "superseded" or case["current"] not in SEVERITIES:
@@ -241,7 +241,7 @@ def _hear(message: Heard, asked: Asked) -> None:
 def _order_id(value: bytes | None) -> str:
     try:
         found = json.loads(value or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     return str(found.get("order_id", "")) if isinstance(found, dict) else ""
 

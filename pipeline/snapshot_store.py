@@ -13,8 +13,16 @@ from threading import Lock
 from typing import Any, Final
 
 from pipeline.alarm_messages import VERSION as CASE_VERSION
+from pipeline.json_fields import INT64
 from pipeline.messages import NS_PER_S
-from pipeline.snapshots import BadSnapshot, Snapshot, keys_of, snapshot_from_bytes
+from pipeline.snapshots import (
+    BadSnapshot,
+    Snapshot,
+    is_finite,
+    is_text,
+    keys_of,
+    snapshot_from_bytes,
+)
 
 SHARES: Final = {"healthy": 0.45, "now": 0.45, "case": 0.10}
 OVERHEAD_BYTES: Final = 512
@@ -201,31 +209,35 @@ def read_case(value: bytes) -> Case | None:
     """A case of our version; None for what is none."""
     try:
         case: Any = json.loads(value) if len(value) <= MAX_CASE_BYTES else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(case, dict) or case.get("version") != CASE_VERSION:
         return None
     fits = (
-        all(isinstance(case.get(name), str) for name in TEXTS)
+        all(is_text(case.get(name)) for name in TEXTS)
         and case.get("state") in ("open", "closed", "superseded")
-        and {case.get("severity"), case.get("current")} <= set(SEVERITIES)
-        and all(type(case.get(name)) is int for name in ("opened_ns", "changed_ns", "since_ns"))
-        and (case.get("closed_ns") is None or type(case["closed_ns"]) is int)
+        and all(case.get(name) in SEVERITIES for name in ("severity", "current"))
+        and all(_is_time(case.get(name)) for name in ("opened_ns", "changed_ns", "since_ns"))
+        and (case.get("closed_ns") is None or _is_time(case["closed_ns"]))
         and isinstance(case.get("sensors"), list)
         and all(_is_evidence(sensor) for sensor in case["sensors"])
     )
     return case if fits else None
 
 
+def _is_time(value: object) -> bool:
+    return type(value) is int and value in INT64
+
+
 def _is_evidence(sensor: Any) -> bool:
     if not isinstance(sensor, dict):
         return False
-    band = sensor.get("band_hz")
+    band, share = sensor.get("band_hz"), sensor.get("band_share")
     return (
-        all(isinstance(sensor.get(name), str) for name in ("sensor_id", "name", "status", "reason"))
-        and {sensor.get("severity"), sensor.get("current")} <= set(SEVERITIES)
+        all(is_text(sensor.get(name)) for name in ("sensor_id", "name", "status", "reason"))
+        and all(sensor.get(name) in SEVERITIES for name in ("severity", "current"))
         and isinstance(band, list)
         and len(band) == 2
-        and all(isinstance(edge, int | float) for edge in band)
-        and isinstance(sensor.get("band_share"), int | float | None)
+        and all(is_finite(edge) for edge in band)
+        and (share is None or is_finite(share))
     )

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.json_fields import INT64
 from pipeline.messages import Window, WindowResult
 from pipeline.pins import PLACES
 
@@ -156,12 +157,12 @@ def snapshot_from_bytes(data: bytes) -> Snapshot:
     line, _, body = data.partition(b"\n")
     try:
         facts = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadSnapshot(f"the first line is no JSON: {error}") from error
     if not isinstance(facts, dict) or facts.get("version") != VERSION:
         raise BadSnapshot(f"a snapshot must be of version {VERSION}")
     for name in TEXTS:
-        if not isinstance(facts.get(name), str):
+        if not is_text(facts.get(name)):
             raise BadSnapshot(f"{name} must be text, got {facts.get(name)!r:.50}")
     for name in (*NUMBERS, *FIGURES):
         _check_number(name, facts.get(name))
@@ -180,8 +181,34 @@ def snapshot_from_bytes(data: bytes) -> Snapshot:
 def _check_number(name: str, value: object) -> None:
     if value is None and name in FIGURES:
         return
-    number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-    if not number or (name == "sample_rate_hz" and not value > 0):  # type: ignore[operator]
+    if not is_finite(value) or (name == "sample_rate_hz" and not value > 0):  # type: ignore[operator]
         raise BadSnapshot(f"{name} must be a number, got {value!r:.50}")
-    if name.endswith("_ns") and type(value) is not int:
-        raise BadSnapshot(f"{name} must be an integer, got {value!r:.50}")
+    if name.endswith("_ns") and (type(value) is not int or value not in INT64):
+        raise BadSnapshot(f"{name} must be an integer of 64 bits, got {value!r:.50}")
+
+
+def is_text(value: object) -> bool:
+    r"""Whether it is text that has a place in UTF-8: JSON can spell halves of characters.
+
+    >>> is_text("Pump 3"), is_text("\ud800"), is_text(3)
+    (True, False, False)
+    """
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_finite(value: object) -> bool:
+    """Whether it is a number that floats have, too: JSON has integers of any length.
+
+    >>> is_finite(2.5), is_finite(10**400), is_finite(float("nan")), is_finite(True)
+    (True, False, False, False)
+    """
+    try:
+        return isinstance(value, int | float) and type(value) is not bool and isfinite(value)
+    except OverflowError:
+        return False

@@ -1,6 +1,7 @@
 """What `echowatch serve` remembers: bounded, the newest of a key, the right pictures of a case."""
 
 import json
+import math
 
 import pytest
 from hypothesis import example, given, settings
@@ -125,7 +126,11 @@ def test_a_message_under_another_key_than_its_own_is_refused():
         ("case_id", 7),
         ("state", "odd"),
         ("current", "loud"),
+        ("case_id", "\ud800"),
+        ("asset_name", "\ud800"),
+        ("current", ["alarm"]),
         ("opened_ns", 1.5),
+        ("opened_ns", 10**400),
         ("closed_ns", "no"),
         ("sensors", "all"),
         ("sensors", [7]),
@@ -135,4 +140,34 @@ def test_a_message_under_another_key_than_its_own_is_refused():
 def test_a_case_with_a_field_of_another_kind_is_none(field, value):
     ((_, good),) = case_messages([change(DE, "raise", 100, "alarm")])
     assert read_case(good) is not None
-    assert read_case(json.dumps({**json.loads(good), field: value}).encode()) is None
+    odd = json.dumps({**json.loads(good), field: value}).encode()
+    assert read_case(odd) is None
+    assert _taken(SnapshotStore.put_case, b"key", odd) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("current", ["alarm"]),
+        ("name", "\ud800"),
+        ("band_hz", [0.0, math.nan]),
+        ("band_share", math.inf),
+    ],
+)
+def test_a_case_with_odd_evidence_is_none(field, value):
+    ((_, good),) = case_messages([change(DE, "raise", 100, "alarm")])
+    case = json.loads(good)
+    case["sensors"][0][field] = value
+    assert read_case(json.dumps(case).encode()) is None
+
+
+@pytest.mark.parametrize("put", [SnapshotStore.put_case, SnapshotStore.put_snapshot])
+def test_brackets_without_end_are_refused_like_any_other_bytes(put):
+    assert _taken(put, b"mill|now|1", 100_000 * b"[") == 1
+
+
+def _taken(put, key, value):
+    """How many of one message are refused; who reads the topic goes on."""
+    store = SnapshotStore(1e6)
+    put(store, key, value)
+    return store.facts()["refused"]
