@@ -35,7 +35,7 @@ def pretrain(
         Path | None,
         typer.Option(
             help="Folder that the recipe's paths are relative to.",
-            envvar="ECHOWATCH_PRETRAIN_DATA",
+            envvar="ECHO_PRETRAIN_DATA",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,

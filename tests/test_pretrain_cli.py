@@ -71,7 +71,7 @@ def test_missing_data_are_named_with_the_remedy(tmp_path, capsys, given):
 
 
 def test_the_data_folder_may_come_from_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("ECHOWATCH_PRETRAIN_DATA", str(recordings(tmp_path / "data")))
+    monkeypatch.setenv("ECHO_PRETRAIN_DATA", str(recordings(tmp_path / "data")))
     path = recipe_file(tmp_path, steps=1, sources=[RECORDED])
     assert pretrain(path, "--out", tmp_path / "run") == 0
     assert "Bo & Co" in (tmp_path / "run" / "MODEL_CARD.md").read_text(encoding="utf-8")

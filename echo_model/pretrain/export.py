@@ -46,14 +46,14 @@ def export_encoder(state: Path, recipe: Recipe, step: int, target: Path) -> str:
         if name.startswith(PREFIX)
     }
     config = recipe.model.sizes()
-    metadata = {
-        "format": "pt",
-        "config": json.dumps(asdict(config)),
+    about = {
+        "config": asdict(config),
         "recipe": recipe.digest(),
         "objective": recipe.objective,
-        "steps": str(step),
+        "steps": step,
     }
-    data = safetensors.torch.save(weights, metadata)
+    # One entry: the order of several is random, and with it the digest of the file.
+    data = safetensors.torch.save(weights, {"echo": json.dumps(about)})
     target.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def open_source(table: SourceTable, data: Path | None, seed: int, cache: ClipCac
     if data is None and not Path(table.path).is_absolute():
         raise ValueError(
             f"source {table.name} needs the folder its path {table.path!r} lies in, got none: "
-            "name it with --data (or ECHOWATCH_PRETRAIN_DATA), or write `use: false`"
+            "name it with --data (or ECHO_PRETRAIN_DATA), or write `use: false`"
         )
     folder = Path(table.path) if data is None else data / table.path
     return Recordings(indexed(folder, table.include, table.licence), cache)
@@ -254,6 +254,7 @@ class Trainer:
         follow(self.objective, self._decay())
         self.step += 1
         pace.steps += 1
+        pace.sums += torch.stack([value.detach().float() for value in losses[:5]]).cpu()
         pace.tokens += batch.clean.shape[0] * (1 + batch.clean.shape[1])
         pace.total_s += time.monotonic() - t0
         return losses
@@ -305,7 +306,7 @@ class Trainer:
             round(self.seconds, 1),
             self.recipe.optimiser.rate * self.schedule.scale(self.step),
             self._decay(),
-            *(float(value.detach()) for value in losses[:5]),
+            *(float(total) / max(1, pace.steps) for total in pace.sums),
             effective_rank(losses.cls),
             pace.tokens / max(pace.total_s, 1e-9),
             pace.data_s / max(pace.total_s, 1e-9),
@@ -353,6 +354,7 @@ class _Pace:
     tokens: int = 0
     data_s: float = 0.0
     total_s: float = 0.0
+    sums: Tensor = field(default_factory=lambda: torch.zeros(5))  # of the losses
 
 
 @contextmanager

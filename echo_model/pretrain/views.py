@@ -223,7 +223,7 @@ def _bands_of(x: F32, n_fft: int, hop: int, bins: list[tuple[int, int]], width: 
     framed = torch.from_numpy(x).unfold(1, n_fft, hop)
     spectrum = torch.fft.rfft(framed * features.hann(n_fft))  # (2, T, F)
     rows = torch.tensor([hi - width for _, hi in bins])[:, None] + torch.arange(width)
-    drawn = spectrum[:, :, rows.clamp_min_(0).flatten()].abs()  # (2, T, bands * width)
+    drawn: Tensor = spectrum[:, :, rows.clamp_min_(0).flatten()].abs()  # (2, T, bands * width)
     drawn.add_(features.LOG_FLOOR).log_().sub_(features.LOG_MEAN).div_(features.LOG_SPREAD)
     parted = drawn.view(*drawn.shape[:2], len(bins), width)
     return parted.permute(0, 2, 3, 1).contiguous()
