@@ -85,17 +85,25 @@ def _grown(counter: str, since: str, by: str = "role") -> str:
     return f"SELECT sum(x) FROM ({steps}) GROUP BY {by}"
 
 
-# 1 where a sensor's newest result is its silence, else 0.
-_NEWEST = (
-    f"SELECT last(ok) AS ok, last(faults) AS faults FROM sensor_health "
-    f"WHERE time > now() - {SEEN} GROUP BY {PLACE}"
-)
-_SILENT = _either(
-    _of("sensor_health", "last(ok) * 0", SEEN),
-    f"SELECT 1 - ok AS x FROM ({_NEWEST}) WHERE faults =~ /silent/ GROUP BY {PLACE}",
-    "max",
-)
+def _unknown(reason: str) -> str:
+    """1 where a sensor is not believable for such a reason, else 0.
+
+    Asked of `alarm`, which has few points: of 20 sensors with 50,000 windows each the newest window
+    took 240 ms to find. What people say in between changes nothing of that.
+    """
+    newest = (
+        "SELECT last(state) AS state, last(reason) AS reason FROM alarm "
+        f"WHERE time > now() - {KEPT} AND action !~ /ack|shelve/ GROUP BY {PLACE}"
+    )
+    now = (
+        f"SELECT state / state AS x FROM ({newest}) WHERE state = -3 AND {reason} GROUP BY {PLACE}"
+    )
+    return _either(_of("alarm", "last(state) * 0", KEPT), now, "max")
+
+
+_SILENT = _unknown("reason =~ /silent/")
 _SILENT_X = _SILENT.replace("SELECT max(x) FROM", "SELECT max(x) AS x FROM", 1)
+_HEARD = _of("sensor_health", "last(ok)", SEEN)
 
 _EVIDENCE = {
     "shelved": _last("shelved_until_ns"),
@@ -145,8 +153,7 @@ SENSOR_LINKS = {"board_url": f"{_BOARD}sensor-health?{_PLACED}"}
 PIPELINE_LINKS = {"board_url": f"{_BOARD}pipeline"}
 
 
-_WHOLE, _TENTHS, _SHORT = 'printf "%.0f"', 'printf "%.1f"', 'printf "%.3g"'
-_PERCENT = "humanizePercentage"
+_WHOLE, _TENTHS = 'printf "%.0f"', 'printf "%.1f"'
 
 
 def _value(name: str, style: str) -> str:
@@ -231,35 +238,23 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "AreaSilent", "sensors",
         {
-            "share": f"SELECT mean(x) FROM ({_SILENT_X}) GROUP BY plant, area",
             "silent": f"SELECT sum(x) FROM ({_SILENT_X}) GROUP BY plant, area",
+            "heard": f"SELECT count(x) FROM ({_HEARD}) GROUP BY plant, area",
         },
-        "$share > 0.2 && $silent > 1", "5m", "critical", "instruments", "sensor",
+        "$silent > 0.2 * $heard && $silent > 1", "5m", "critical", "instruments", "sensor",
         "{{ .Labels.plant }}/{{ .Labels.area }}: "
         f"{_value('silent', _WHOLE)} sensors are silent",
-        f"{_value('share', _PERCENT)} of the area's sensors: look for one cause, "
+        f"Of {_value('heard', _WHOLE)} that were heard in the last 30 days: look for one cause, "
         "a gateway, a switch or its power.",
         {"board_url": f"{_BOARD}sensor-health?var-plant={{{{ .Labels.plant }}}}"
                       "&var-area={{ .Labels.area }}"},
     ),
     Rule(
-        "SensorFault", "sensors",
-        {
-            # Of the last 5 minutes, and of the newest window; a silence is no fault of this kind.
-            "good": _either(
-                _of("sensor_health", "last(ok)", SEEN, where="faults !~ /silent/"),
-                _of("sensor_health", "mean(ok)", "5m", where="faults !~ /silent/"),
-                "min",
-            ),
-            "clip": _of("sensor_health", "last(clip)", SEEN),
-            "flat": _of("sensor_health", "last(flat)", SEEN),
-            "bias": _of("sensor_health", "last(bias)", SEEN),
-        },
-        "$good < 0.5", "15m", "warning", "instruments", "sensor",
+        "SensorFault", "sensors", {"fault": _unknown("reason !~ /silent/")}, "$fault == 1",
+        "15m", "warning", "instruments", "sensor",
         f"{_WHERE} cannot be believed",
-        f"Newest window: {_value('clip', _PERCENT)} of the samples at the limits, "
-        f"{_value('flat', _PERCENT)} do not move, mean "
-        f"{_value('bias', _SHORT)} in its unit. The machine is not judged meanwhile.",
+        "It clips, does not move, breaks off or lies in its mean: its page shows which. Nobody "
+        "judges the machine meanwhile.",
         SENSOR_LINKS,
     ),
     Rule(
