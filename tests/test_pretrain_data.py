@@ -90,6 +90,11 @@ def test_what_a_step_hears_does_not_depend_on_the_steps_before(tmp_path):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
+def test_every_step_hears_something_else():
+    source = cutter(noise_clip(8000, 2), PLAIN)
+    assert not torch.equal(source.batch(0).clean, source.batch(1).clean)
+
+
 @pytest.mark.parametrize("rate", [8000, 12345, 44100, 97656])
 def test_patches_are_what_inference_would_make_of_these_bins(rate):
     clip = noise_clip(rate)
@@ -129,6 +134,20 @@ def test_gain_moves_both_views_by_its_decibels():
     moved = cutter(noise_clip(8000), replace(PLAIN, gain_db=(20.0, 20.0))).batch(0)
     assert torch.allclose(moved.clean - plain.clean, torch.tensor(20 * DECIBEL), atol=1e-4)
     assert torch.equal(moved.clean, moved.noisy)
+
+
+def test_a_tilt_is_a_straight_line_over_the_whole_spectrum():
+    plain = cutter(noise_clip(8000), PLAIN).batch(0)
+    tilted = cutter(noise_clip(8000), replace(PLAIN, tilt_db=60.0)).batch(0)
+    moved = (tilted.clean - plain.clean).view(-1, 3, 32, 16) / DECIBEL
+    slope = moved.diff(dim=2)  # dB per bin
+    assert slope.flatten(1).std(1).max() < 0.01  # one line per clip
+    assert slope.abs().mean() > 0.01
+    codes = [features.frequency_code(((lo, lo + 32),), 200, 16)[0] for lo in range(101 - 31)]
+    starts = (torch.stack(codes) - plain.codes[:, None]).abs().sum(2).argmin(1)
+    middle = 0.5 * 101 - starts  # the row where nothing moves
+    at_first = moved[:, 0, 0, 0]
+    assert torch.allclose(at_first, -middle * slope.flatten(1).mean(1), atol=0.05)
 
 
 def test_a_short_top_band_is_filled_up_below_as_at_inference():
