@@ -95,9 +95,7 @@ def _unknown(reason: str) -> str:
         "SELECT last(state) AS state, last(reason) AS reason FROM alarm "
         f"WHERE time > now() - {KEPT} AND action !~ /ack|shelve/ GROUP BY {PLACE}"
     )
-    now = (
-        f"SELECT state / state AS x FROM ({newest}) WHERE state = -3 AND {reason} GROUP BY {PLACE}"
-    )
+    now = f"SELECT state + 4 AS x FROM ({newest}) WHERE state = -3 AND {reason} GROUP BY {PLACE}"
     return _either(_of("alarm", "last(state) * 0", KEPT), now, "max")
 
 
