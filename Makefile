@@ -22,9 +22,10 @@ stack: $(READY)
 stack-demo: $(READY)
 	$(BIN)/python docker/stack.py --folder .stack/demo --demo
 
-# Whether Grafana's boards ask for what the workers write.
+# Whether Grafana's boards and alert rules ask for what the workers write.
 check-boards: $(READY)
 	$(BIN)/python grafana/boards.py check
+	$(BIN)/python grafana/rules.py check
 
 test: $(READY)
 	$(BIN)/python -m pytest
