@@ -193,7 +193,7 @@ def backfill(admin: InfluxAdmin, influx: Influx, rollup: Rollup, start_s: int, s
     stop_s = now_s // rollup.unit_s * rollup.unit_s
     days = 0
     while start_s < stop_s:
-        until_s = min(start_s // DAY_S * DAY_S + DAY_S, stop_s)
+        until_s = min((start_s // rollup.piece_s + 1) * rollup.piece_s, stop_s)
         admin.flux(rollup_script(influx, rollup, _utc(start_s), _utc(until_s)), BACKFILL_TIMEOUT_S)
         say(f"bucket {name}: {_utc(start_s)} to {_utc(until_s)} rolled up")
         start_s, days = until_s, days + 1

@@ -106,6 +106,25 @@ def test_running_again_changes_nothing(store):
 
 
 @pytest.mark.stack
+def test_much_that_lacks_needs_no_more_memory_than_an_hour_of_one_sensor(tmp_path):
+    # At once a day of 5 sensors took 4 GB; the limit counts only a part of that.
+    server = InfluxServer(tmp_path, variables={"INFLUXD_QUERY_MEMORY_BYTES": "2000000"})
+    try:
+        server.start()
+        now = time.time_ns()
+        windows = [w for k in range(3) for w in stream(f"s{k}", now - 13 * HOUR, 12.9, k, 60.0)]
+        with closing(Store(server)) as store:
+            store.init()
+            store.write(points_of(windows))
+            store.roll()
+            for rollup in ROLLUPS:
+                assert_as_numpy(store, rollup, windows, "s2", now)
+            store.init(backfill_s=(now - 12 * HOUR) // S)
+    finally:
+        server.kill()
+
+
+@pytest.mark.stack
 def test_what_is_later_than_that_waits_for_a_backfill(store):
     now = time.time_ns()
     windows = stream("s0", now - 40 * DAY, 30.0, seed=4, every_s=300.0)
