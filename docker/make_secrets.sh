@@ -52,6 +52,14 @@ known() {
   return 1
 }
 
+alternative() { # hosts in, subjectAltName out
+  local host list=""
+  while read -r host; do
+    if [[ $host =~ ^[0-9.]+$ || $host == *:* ]]; then list+=",IP:$host"; else list+=",DNS:$host"; fi
+  done
+  echo "${list#,}"
+}
+
 while (($#)); do
   case $1 in
     --host | --dir | --user | --days) (($# > 1)) || fail "$1 needs a value; see --help" ;;&
@@ -71,7 +79,10 @@ command -v openssl >/dev/null || fail "needs openssl on the PATH"
 [[ -z $owner || $owner =~ ^[1-9][0-9]*:[0-9]+$ ]] ||
   fail "--user must be UID:GID in numbers, not root, got '$owner'"
 for host in ${hosts[@]+"${hosts[@]}"}; do
-  [[ $host =~ ^[A-Za-z0-9.:-]+$ ]] || fail "--host must be a name or an address, got '$host'"
+  [[ $host =~ ^:{0,2}[A-Za-z0-9][A-Za-z0-9.:-]*$ ]] &&
+    openssl req -new -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /dev/null \
+      -subj /CN=test -addext "subjectAltName=$(alternative <<<"$host")" -out /dev/null 2>/dev/null ||
+    fail "--host must be a name or an address, got '$host'"
 done
 if ((EUID == 0)) && [[ -n $env_file && -z $owner ]]; then
   owner=10001:10001 # containers never run as root
@@ -116,14 +127,6 @@ names_of() { # hosts of a certificate, one per line
     serve.pem) echo serve ;;
   esac
   printf '%s\n' localhost 127.0.0.1 ${hosts[@]+"${hosts[@]}"}
-}
-
-alternative() { # hosts in, subjectAltName out
-  local host list=""
-  while read -r host; do
-    if [[ $host =~ ^[0-9.]+$ || $host == *:* ]]; then list+=",IP:$host"; else list+=",DNS:$host"; fi
-  done
-  echo "${list#,}"
 }
 
 make_certificate() { # key, certificate and authority in one PEM file
