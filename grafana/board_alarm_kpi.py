@@ -35,7 +35,8 @@ PER_10_MIN = 10
 FLOOD_SHARE, STALE = 0.01, 5
 # A vibration programme has one reliability engineer per plant: our budget of new cases.
 CASES_PER_WEEK = 5
-WEEK_MS = 7 * 86_400_000
+DAY_MS = 86_400_000
+WEEK_MS = 7 * DAY_MS
 
 
 def _stat(title: str, about: str, what: str, source: str, *where: str, **field: object) -> Json:
@@ -47,17 +48,16 @@ def _stat(title: str, about: str, what: str, source: str, *where: str, **field: 
 
 
 def _per_day() -> Json:
-    days = select("count(state) AS raised", "alarm", IN_RANGE, SCOPE, RAISED, by="time(1d)",
-                  fill="0")  # fmt: skip
+    # Not the mean of time(1d): a range of one day touches two, which would halve it.
     return _stat(
         "Raised per day",
-        f"Warnings and alarms raised or escalated, mean of the days. ISA-18.2: {PER_DAY} per "
+        f"Warnings and alarms raised or escalated in this range, per day. ISA-18.2: {PER_DAY} per "
         f"operator and day are the target, {PER_DAY_MOST} the most that can be managed.",
-        "mean(raised) AS raised",
-        days,
+        f"count(state) * {DAY_MS} / (${{__to}} - ${{__from}}) AS raised",
+        "alarm", IN_RANGE, SCOPE, RAISED,
         thresholds=steps((None, "text"), (PER_DAY, ORANGE), (PER_DAY_MOST, RED)),
         decimals=1,
-    )
+    )  # fmt: skip
 
 
 def _cases_per_week() -> Json:

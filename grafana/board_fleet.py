@@ -163,6 +163,7 @@ def _cases() -> Json:
         "sentence": "What departs",
         "sensors": "Sensors",
         "acked": "Ack",
+        "shelved": "Shelved",
         "asset": "Picture",
     }
     return rows(
@@ -173,7 +174,7 @@ def _cases() -> Json:
             ask(
                 select(
                     "current, asset, asset AS machine, opened_s * 1000 AS opened, top_band, "
-                    "sentence, sensors, acked",
+                    "sentence, sensors, acked, shelved",
                     OPEN_CASES,
                     "open = true",
                 ),
@@ -199,6 +200,7 @@ def _cases() -> Json:
             override("Band", custom__width=110),
             override("Sensors", custom__width=75, decimals=0),
             override("Ack", mappings=YES_NO, custom__width=60),
+            override("Shelved", mappings=YES_NO, custom__width=80),
             override(
                 "Picture",
                 mappings=[

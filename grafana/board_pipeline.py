@@ -45,8 +45,9 @@ def _stats() -> list[tuple[int, Json]]:
         "pipeline", IN_RANGE, OF_WORKERS, by="host, role",
     )  # fmt: skip
     return [
-        (3, _now("Workers", "Workers and their roles that told anything in the last 10 minutes.",
-                 "count(messages) AS workers", _workers_now("messages"),
+        (3, _now("Workers", "Workers that told anything in the last 10 minutes; each may have "
+                 "several roles.", "count(messages) AS workers",
+                 select(last("messages"), "pipeline", NEWEST, OF_WORKERS, by="host"),
                  empty="none", decimals=0)),
         (3, _now("Windows/s", "Judged by all workers together.",
                  "sum(windows_per_s) AS windows", _workers_now("windows_per_s"),

@@ -256,7 +256,7 @@ class SensorMonitor:
         """
         at_ns, since_s = self.deadline_ns, self._pace.wait_s
         self._pace.give_up()
-        detail = f"no data for {since_s:.0f} s: check sensor, cable and gateway"
+        detail = f"no data for more than {since_s:.0f} s: check sensor, cable and gateway"
         health = SensorHealth(self.sensor_id, at_ns, ("silent",), gap_s=since_s, detail=detail)
         return self._unknown(health)
 

@@ -182,6 +182,12 @@ def test_a_row_of_the_fleet_leads_to_its_machine_at_the_same_time():
     assert all(link["keepTime"] for link in board("fleet")["links"])
 
 
+def test_a_shift_sees_which_cases_are_acknowledged_and_which_are_shelved():
+    cases = panel(board("fleet"), "Open cases, worst first")
+    (shown,) = (t["options"] for t in cases["transformations"] if t["id"] == "organize")
+    assert {"acked", "shelved"} <= set(shown["renameByName"])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_link_never_takes_a_shortened_name(name):
     for one in panels(board(name)):

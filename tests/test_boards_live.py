@@ -55,6 +55,7 @@ def everything(now_ns):
         out.append(line("cases", PLACE, at, opened_s=opened, acked="false", shelved="false"))
         out += [line("event", f"{PLACE},type={kind}", at) for kind in EVENTS]
         out.append(line("pipeline", "host=h1,role=signals", at, dead_letters=f"{60 - ago_s}"))
+        out.append(line("pipeline", "host=h1,role=cases", at))
         out.append(line("pipeline", "host=h1,role=signals,topic=t,partition=0", at))
     for days in (1, 2):
         at = now_ns - days * DAY_MS * 10**6
@@ -98,8 +99,8 @@ class Asked:
         self.grafana, self.sources, self.times = grafana, sources, times
         self.asset, self.sensor = asset, sensor
 
-    def answers(self, name, one, target):
-        """Number of values that a question of a panel gives.
+    def values(self, name, one, target):
+        """Values that a question of a panel gives.
 
         Raises:
             GrafanaError: where it is refused.
@@ -121,7 +122,7 @@ class Asked:
         }
         frames = self.grafana.frames([asked], begin, end, variables)
         columns = [column for frame in frames for column in frame["data"]["values"][1:]]
-        return sum(value is not None for column in columns for value in column)
+        return [value for column in columns for value in column if value is not None]
 
     def unanswered(self, name, content):
         """Questions that are refused or give nothing."""
@@ -129,7 +130,7 @@ class Asked:
         for one, target in board_checks.targets_of(content):
             where = f"{one['title']} {target['refId']}"
             try:
-                if not self.answers(name, one, target):
+                if not self.values(name, one, target):
                     found.append(f"{where}: nothing")
             except GrafanaError as error:
                 found.append(f"{where}: {error}")
@@ -142,7 +143,7 @@ class Asked:
             for one in panels(content)
             if "noValue" not in one["fieldConfig"]["defaults"]
             and one["datasource"]["uid"] != "${longterm}"
-            and not any(self.answers(name, one, target) for target in one["targets"])
+            and not any(self.values(name, one, target) for target in one["targets"])
         ]
 
 
@@ -188,6 +189,25 @@ def test_every_question_is_answered_where_everything_goes_wrong(worst, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_panel_shows_something_of_the_plant_or_says_why_not(plant, name):
     assert plant.empty(name, board(name)) == []
+
+
+def number(asked, name, title):
+    """The one number of a panel."""
+    one = panel(board(name), title)
+    (target,) = one["targets"]
+    (found,) = asked.values(name, one, target)
+    return found
+
+
+@pytest.mark.parametrize("days", [1, 7])
+def test_what_is_raised_per_day_does_not_depend_on_where_midnight_lies(worst, days):
+    begin, end = worst.times[1] - days * DAY_MS, worst.times[1]
+    asked = Asked(worst.grafana, worst.sources, (begin, end), worst.asset, worst.sensor)
+    assert number(asked, "alarm_kpi", "Raised per day") == pytest.approx(12 / days)
+
+
+def test_a_worker_of_two_roles_is_one_worker(worst):
+    assert number(worst, "pipeline", "Workers") == 1
 
 
 @pytest.mark.parametrize("name", NAMES)

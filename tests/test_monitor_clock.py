@@ -145,7 +145,7 @@ def test_a_silence_after_a_clock_step_counts_from_the_last_chunk(engine):
     silent = [w for w in windows if w.health.faults == ("silent",)]
     assert [w.sensor_id for w in silent] == ["m/a"]
     assert silent[0].window_end_ns / NS_PER_S - 1_700_000_000 == pytest.approx(240, abs=3)
-    assert silent[0].health.detail == "no data for 120 s: check sensor, cable and gateway"
+    assert silent[0].health.detail == "no data for more than 120 s: check sensor, cable and gateway"
 
 
 def test_late_chunks_are_events_and_leave_the_sensor_as_it_is(engine):
