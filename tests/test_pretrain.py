@@ -15,7 +15,13 @@ from echo_model.pretrain.curves import draw_curves
 from echo_model.pretrain.export import write_results
 from echo_model.pretrain.objectives import Whitener, hide
 from echo_model.pretrain.schedule import Schedule
-from echo_model.pretrain.trainer import STATE_FILE, Trainer, collapse_signs, effective_rank
+from echo_model.pretrain.trainer import (
+    STATE_FILE,
+    Trainer,
+    _Pace,
+    collapse_signs,
+    effective_rank,
+)
 from pretrain_cases import RECORDED, TINY, recipe, recordings
 
 OBJECTIVES = ("teacher-student", "mae")
@@ -157,6 +163,15 @@ def test_a_student_sees_the_asked_number_of_patches_and_at_least_one(patches, ke
     assert (~hidden.masked).sum(1).tolist() == [max(1, kept)] * 20
     assert not hidden.masked.gather(1, hidden.kept).any()
     assert hidden.band.tolist() == list(range(5)) * 4
+
+
+def test_a_whole_view_hides_nothing_and_still_teaches(tmp_path):
+    trainer = Trainer(recipe(tmp_path, batch={"tokens": 60, "whole": 1.0}), None, tmp_path / "run")
+    hidden = trainer._hidden(trainer._batch(0))
+    assert not hidden.masked.any()
+    losses = trainer.advance(_Pace())
+    assert losses.patch == 0
+    assert losses.band > 0
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -224,6 +224,7 @@ def test_a_recipe_survives_being_written(tmp_path):
         ({"precision": "fp8"}, "precision must be fp32 or bf16, got 'fp8'"),
         ({"batch": {"keep": [0.5]}}, "batch.keep must hold 2 values"),
         ({"batch": {"keep": [0.5, 0.2]}}, "batch.keep must be two shares"),
+        ({"batch": {"whole": 2}}, "batch.whole must lie in 0..1, got 2"),
         ({"batch": 3}, "batch must be a table"),
         ({"optimiser": {"rate": "fast"}}, "optimiser.rate must be a number, got 'fast'"),
         ({"model": {"name": "huge"}}, r"model.name must be one of .*'nano'.*got 'huge'"),

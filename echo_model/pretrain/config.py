@@ -49,9 +49,12 @@ class BatchTable:
     clones: int = 4
     repeat: int = 2
     keep: tuple[float, float] = (0.2, 0.25)
+    whole: float = 0.0
 
     def __post_init__(self) -> None:
         _at_least("batch", self, tokens=8, clones=1, repeat=1)
+        if not 0 <= self.whole <= 1:
+            raise ValueError(f"batch.whole must lie in 0..1, got {self.whole}")
         if not 0 < self.keep[0] <= self.keep[1] <= 1:
             raise ValueError(f"batch.keep must be two shares in (0, 1], low first, got {self.keep}")
 

@@ -294,7 +294,10 @@ class Trainer:
         # Rounded up or down by chance, so that short bands keep the right share on average.
         kept = math.floor(rng.uniform(*self.recipe.batch.keep) * patches + rng.random())
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        return hide(bands, patches, self.recipe.batch.clones, kept, generator).to(self.device)
+        clones = self.recipe.batch.clones
+        if rng.random() < self.recipe.batch.whole:
+            kept, clones = patches, 1
+        return hide(bands, patches, clones, kept, generator).to(self.device)
 
     def _decay(self) -> float:
         low, high = self.recipe.teacher.decay
