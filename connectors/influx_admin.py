@@ -18,6 +18,7 @@ from connectors.influx_bucket import InfluxError, secured
 
 LONGEST_WORDS = 500
 MOST_LISTED = 100
+FLUX = "/api/v2/query"  # answers by tables, all others by JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +218,7 @@ class InfluxAdmin:
     def flux(self, script: str, timeout_s: float) -> None:
         """Run a script for what it stores."""
         body = {"query": script, "type": "flux"}
-        self._call("POST", "/api/v2/query", body, timeout_s=timeout_s, org=self._org)
+        self._call("POST", FLUX, body, timeout_s=timeout_s, org=self._org)
 
     def query(self, bucket: str, influxql: str) -> list[dict[str, Any]]:
         """Rows of an InfluxQL query by name, times in ns."""
@@ -279,12 +280,17 @@ class InfluxAdmin:
                 f"InfluxDB at {self._url} cannot be reached: {self._words(str(error))}"
             ) from error
         text = answer.data.decode(errors="replace")
-        if answer.status >= HTTPStatus.BAD_REQUEST:
+        if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
             raise self._refusal(method, path, answer.status, text)
+        if path == FLUX:
+            return text
         try:
             return json.loads(text) if text.strip() else {}
         except ValueError:
-            return text  # a query's tables
+            raise InfluxError(
+                f"{self._url} does not answer {path} as InfluxDB 2 does: check influx.url "
+                f"({self._words(text)})"
+            ) from None
 
     def _refusal(self, method: str, path: str, status: int, text: str) -> InfluxError:
         try:
@@ -292,12 +298,12 @@ class InfluxAdmin:
             words = str(told.get("message") or told.get("error") or text)
         except (ValueError, AttributeError):
             words = text
-        remedy = {
+        remedy = {  # a proxy answers with a status that has no name
             HTTPStatus.UNAUTHORIZED: ": the operator's token is not known there: check "
             "influx.admin_token",
             HTTPStatus.FORBIDDEN: ": the token may not do that: the operator's is needed, "
             "influx.admin_token",
-        }.get(HTTPStatus(status), "")
+        }.get(status, "")
         return InfluxError(
             f"InfluxDB at {self._url} refused {method} {path}{remedy} "
             f"({status} {self._words(words)})"
