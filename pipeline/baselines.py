@@ -7,6 +7,7 @@ sensor whose stream is read anew, with its health known.
 
 import gzip
 import json
+import zlib
 from base64 import b64decode, b64encode
 from collections import defaultdict
 from collections.abc import Iterator
@@ -73,10 +74,10 @@ def read(file: Path) -> list[Learnt]:
             if not isinstance(head, dict) or head.get("format") != FORMAT:
                 raise BaselineFileError(f"{file}: not a file of baselines ({FORMAT!r})")
             found = [_row(json.loads(line)) for line in lines]
-    except (EOFError, gzip.BadGzipFile, ValueError, KeyError, TypeError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError, KeyError, TypeError) as error:
         raise BaselineFileError(f"{file}: no baselines can be read: {error}") from error
-    if len(found) != head["sensors"]:
-        raise BaselineFileError(f"{file}: {len(found)} sensors, should be {head['sensors']}")
+    if len(found) != (wanted := head.get("sensors")):
+        raise BaselineFileError(f"{file}: {len(found)} sensors, should be {wanted}")
     return found
 
 

@@ -125,6 +125,8 @@ def test_a_file_that_is_not_whole_is_refused_before_anything_is_written(plant, c
     damaged = (
         whole[: len(whole) // 2], b"not gzip", gzip.compress(b"{}\n"),
         gzip.compress(b"".join(lines[:-1])), gzip.compress(lines[0] + b"{}\n" * 3), b"",
+        whole[:40] + bytes(64) + whole[104:],
+        gzip.compress(b'{"format": "echowatch baselines 1"}\n'),
     )  # fmt: skip
     for number, data in enumerate(damaged):
         (tmp_path / "bad.gz").write_bytes(data)
