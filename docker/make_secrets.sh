@@ -84,6 +84,12 @@ for host in ${hosts[@]+"${hosts[@]}"}; do
       -subj /CN=test -addext "subjectAltName=$(alternative <<<"$host")" -out /dev/null 2>/dev/null ||
     fail "--host must be a name or an address, got '$host'"
 done
+if [[ -n $env_file && -s $env_file ]]; then # what belongs to others now, containers cannot read
+  user=$(sed -n 's/^STACK_UID=//p' "$env_file"):$(sed -n 's/^STACK_GID=//p' "$env_file")
+  [[ -z $owner || $owner == "$user" ]] ||
+    fail "--user is $owner, but containers run as $user: change STACK_UID, STACK_GID in $env_file"
+  if ((EUID == 0)) && [[ $user =~ ^[1-9][0-9]*:[0-9]+$ ]]; then owner=$user; fi
+fi
 if ((EUID == 0)) && [[ -n $env_file && -z $owner ]]; then
   owner=10001:10001 # containers never run as root
 fi

@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 
@@ -123,6 +124,16 @@ def test_containers_run_as_the_owner_of_the_secrets_and_never_as_root(tmp_path):
     owners |= {(f.stat().st_uid, f.stat().st_gid) for f in [tmp_path / "secrets", *folders]}
     assert owners == {(uid, gid)}
     assert given["STACK_HOST"] == "plant.example"
+    # Once more: the files stay with whom the containers run as.
+    env_file = tmp_path / ".env"
+    env_file.write_text(
+        env_file.read_text("utf-8").replace(f"UID={uid}", f"UID={uid if os.getuid() else 4711}"),
+        "utf-8",
+    )
+    assert not make_secrets(None, "--host", "plant.example", script=script).returncode
+    assert (tmp_path / "secrets" / "ca.pem").stat().st_uid == (uid if os.getuid() else 4711)
+    done = make_secrets(None, "--user", "4712:4712", script=script)
+    assert "change STACK_UID" in done.stderr
     found = compose(STACKS["cpu"], given)
     assert not found.returncode, found.stderr
 
