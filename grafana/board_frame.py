@@ -169,6 +169,16 @@ def constant(name: str, value: str) -> Json:
     }  # fmt: skip
 
 
+def choice(name: str, label: str, about: str, values: Sequence[str], chosen: str) -> Json:
+    """A variable with a few values."""
+    options = [{"text": one, "value": one, "selected": one == chosen} for one in values]
+    return {
+        "type": "custom", "name": name, "label": label, "description": about, "hide": 0,
+        "query": ",".join(values), "options": options, "multi": False, "includeAll": False,
+        "current": {"text": chosen, "value": chosen, "selected": True},
+    }  # fmt: skip
+
+
 def board_links(own: str) -> list[Json]:
     """Links to the other boards, which keep the time and what was chosen."""
     return [

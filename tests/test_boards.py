@@ -182,6 +182,13 @@ def test_a_row_of_the_fleet_leads_to_its_machine_at_the_same_time():
     assert all(link["keepTime"] for link in board("fleet")["links"])
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_sensors_of_a_machine_are_put_together_over_steps_in_which_all_of_them_send(name):
+    for one in panels(board(name)):
+        if any("time($__interval), asset fill" in target["query"] for target in one["targets"]):
+            assert one.get("interval") == "${step}", one["title"]
+
+
 def test_a_shift_sees_which_cases_are_acknowledged_and_which_are_shelved():
     cases = panel(board("fleet"), "Open cases, worst first")
     (shown,) = (t["options"] for t in cases["transformations"] if t["id"] == "organize")
