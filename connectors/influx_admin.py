@@ -298,14 +298,14 @@ class InfluxAdmin:
             words = str(told.get("message") or told.get("error") or text)
         except (ValueError, AttributeError):
             words = text
-        remedy = {  # a proxy answers with a status that has no name
+        remedies: dict[int, str] = {  # by number: a proxy's status may have no name
             HTTPStatus.UNAUTHORIZED: ": the operator's token is not known there: check "
             "influx.admin_token",
             HTTPStatus.FORBIDDEN: ": the token may not do that: the operator's is needed, "
             "influx.admin_token",
-        }.get(status, "")
+        }
         return InfluxError(
-            f"InfluxDB at {self._url} refused {method} {path}{remedy} "
+            f"InfluxDB at {self._url} refused {method} {path}{remedies.get(status, '')} "
             f"({status} {self._words(words)})"
         )
 
