@@ -26,7 +26,7 @@ from board_parts import (
     stat_options,
     steps,
 )
-from board_queries import ASSET_NOW, IN_RANGE, OPEN_CASES, RECENT, SCOPE, last, select
+from board_queries import ASSET_NOW, IN_RANGE, OPEN_CASES, SCOPE, STANDING, last, select
 
 RAISED: Final = "(action = 'raise' OR action = 'escalate')"
 # ISA-18.2-2016 clause 16 and EEMUA 191, per operator: target and most manageable.
@@ -114,7 +114,7 @@ def _unacknowledged() -> Json:
 
 
 SHELVED: Final = select(
-    last("shelved_until_ns", "author", "why", "state"), "alarm", RECENT, SCOPE, by="asset, sensor"
+    last("shelved_until_ns", "author", "why", "state"), "alarm", STANDING, SCOPE, by="asset, sensor"
 )
 
 

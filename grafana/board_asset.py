@@ -39,6 +39,7 @@ from board_queries import (
     OF_ASSET,
     OF_ASSET_SENSORS,
     RECENT,
+    STANDING,
     last,
     select,
 )
@@ -77,7 +78,7 @@ def _case() -> Json:
     newest = select(
         last("open", "current", "acked", "opened_s", "top_band", "sentence"),
         "cases",
-        RECENT,
+        STANDING,
         OF_ASSET,
         by="asset",
     )

@@ -13,6 +13,8 @@ from typing import Final
 IN_RANGE: Final = "$timeFilter"
 # Raw data live for 30 days: what is older is known to nobody.
 RECENT: Final = "time <= ${__to}ms AND time > ${__to}ms - 30d"
+# Cases and alarms are kept, and written only where they change: one may stand for months.
+STANDING: Final = "time <= ${__to}ms AND time > ${__to}ms - 365d"
 LAST_DAY: Final = "time <= ${__to}ms AND time > ${__to}ms - 1d"
 
 # "All" is the regular expression .*, which matches sensors without this tag, too.
@@ -75,7 +77,7 @@ OPEN_CASES: Final = select(
         "sentence", "case_id", "first_out",
     ),
     "cases",
-    RECENT,
+    STANDING,
     SCOPE,
     by="area, asset",
 )  # fmt: skip

@@ -57,6 +57,8 @@ def everything(now_ns):
         out.append(line("pipeline", "host=h1,role=signals", at, dead_letters=f"{60 - ago_s}"))
         out.append(line("pipeline", "host=h1,role=cases", at))
         out.append(line("pipeline", "host=h1,role=signals,topic=t,partition=0", at))
+    at = now_ns - 40 * DAY_MS * 10**6
+    out.append(line("cases", PLACE.replace("pump3", "pump9"), at, open="true"))
     for days in (1, 2):
         at = now_ns - days * DAY_MS * 10**6
         out.append(line("pipeline", "host=h1,role=signals", at, dead_letters="0", sink_refused="0"))
@@ -204,6 +206,15 @@ def test_what_is_raised_per_day_does_not_depend_on_where_midnight_lies(worst, da
     begin, end = worst.times[1] - days * DAY_MS, worst.times[1]
     asked = Asked(worst.grafana, worst.sources, (begin, end), worst.asset, worst.sensor)
     assert number(asked, "alarm_kpi", "Raised per day") == pytest.approx(12 / days)
+
+
+@pytest.mark.parametrize(
+    ("name", "title"), [("fleet", "Open cases, worst first"), ("alarm_kpi", "Standing longest")]
+)
+def test_a_case_that_has_stood_for_forty_days_is_still_listed(worst, name, title):
+    one = panel(board(name), title)
+    listed = [value for target in one["targets"] for value in worst.values(name, one, target)]
+    assert "mill/wet_end/pump9" in listed
 
 
 def test_a_worker_of_two_roles_is_one_worker(worst):
