@@ -37,6 +37,8 @@ def close(a, b, tolerance=1e-4):
         return len(a) == len(b) and all(close(x, y, tolerance) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(close(a[key], b[key], tolerance) for key in a)
+    if isinstance(a, np.ndarray):
+        return np.array_equal(a, b)
     return a == b
 
 
