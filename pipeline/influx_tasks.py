@@ -35,6 +35,49 @@ _OF: Final = "(start: start, stop: stop, name: name)"
 LEFT_OUT: Final = ("nearest_ns",)
 STATISTICS: Final = ("mean", "max", "last", "p95")
 
+# Flux that needs nothing from here.
+_LACKING: Final = """lacking = (there, here, columns) => union(tables: [
+    there |> toFloat() |> group(columns: columns) |> sum(),
+    here |> group(columns: columns) |> sum() |> map(fn: (r) => ({r with _value: -r._value})),
+  ])
+  |> group(columns: columns) |> sum() |> filter(fn: (r) => r._value > 0.5) |> group()
+hourly = (tables=<-, fn, name) => tables
+  |> filter(fn: (r) => r.sensor == name)
+  |> aggregateWindow(every: 1h, fn: fn, createEmpty: false, timeSrc: "_start")"""
+_AGAIN: Final = """hours = (name) => lacking(
+    there: windows(start: oldest, stop: stop) |> hourly(fn: count, name: name),
+    here: known(start: oldest, stop: stop) |> hourly(fn: sum, name: name),
+    columns: ["_measurement", "_time"],
+  )
+  |> distinct(column: "_time")
+end = (start) => {
+  whole = date.add(d: 1h, to: start)
+  return if whole < stop then whole else stop
+}
+again = (name) => {
+  done = hours(name: name)
+    |> map(fn: (r) => ({_value: piece(name: name, start: r._value, stop: end(start: r._value))}))
+    |> findColumn(fn: (key) => true, column: "_value")
+  return length(arr: done)
+}"""
+_EACH: Final = """each = (tables=<-, fn, name) => tables
+  |> aggregateWindow(every: unit, fn: fn, createEmpty: false, timeSrc: "_start")
+  |> toFloat()
+  |> map(fn: (r) => ({r with _field: r._field + "_" + name}))
+  |> to(bucket: rolled)
+  |> limit(n: 1)
+p95 = (tables=<-, column) => tables
+  |> quantile(q: 0.95, method: "exact_mean", column: column)"""
+
+_PARTS: Final = "".join(
+    f"    {part},\n"
+    for part in (
+        *(f'numbers{_OF} |> each(fn: {name}, name: "{name}")' for name in STATISTICS[:3]),
+        f'floats{_OF} |> each(fn: p95, name: "p95")',
+        f"counted{_OF}",
+    )
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Rollup:
@@ -147,14 +190,7 @@ known = (start, stop) => from(bucket: rolled)
   |> range(start: start, stop: stop)
   |> filter(fn: (r) => {_measurements(rollup)})
   |> filter(fn: (r) => r._field == "n")
-lacking = (there, here, columns) => union(tables: [
-    there |> toFloat() |> group(columns: columns) |> sum(),
-    here |> group(columns: columns) |> sum() |> map(fn: (r) => ({{r with _value: -r._value}})),
-  ])
-  |> group(columns: columns) |> sum() |> filter(fn: (r) => r._value > 0.5) |> group()
-hourly = (tables=<-, fn, name) => tables
-  |> filter(fn: (r) => r.sensor == name)
-  |> aggregateWindow(every: 1h, fn: fn, createEmpty: false, timeSrc: "_start")
+{_LACKING}
 
 stop = date.truncate(t: now(), unit: unit)
 oldest = date.truncate(t: date.sub(d: {influx.late_h}h, from: stop), unit: 1h)
@@ -163,22 +199,7 @@ sensors = lacking(
     here: known(start: oldest, stop: stop) |> sum(),
     columns: ["sensor"],
   )
-hours = (name) => lacking(
-    there: windows(start: oldest, stop: stop) |> hourly(fn: count, name: name),
-    here: known(start: oldest, stop: stop) |> hourly(fn: sum, name: name),
-    columns: ["_measurement", "_time"],
-  )
-  |> distinct(column: "_time")
-end = (start) => {{
-  whole = date.add(d: 1h, to: start)
-  return if whole < stop then whole else stop
-}}
-again = (name) => {{
-  done = hours(name: name)
-    |> map(fn: (r) => ({{_value: piece(name: name, start: r._value, stop: end(start: r._value))}}))
-    |> findColumn(fn: (key) => true, column: "_value")
-  return length(arr: done)
-}}
+{_AGAIN}
 sensors |> map(fn: (r) => ({{sensor: r.sensor, hours: again(name: r.sensor)}}))
 """,
     )
@@ -254,9 +275,6 @@ def _definitions(influx: Influx, rollup: Rollup) -> str:
     runs a piece at once and lets its memory go before the next begins. Pieces are called by `map`:
     a `to` that `array.map` calls would be done all over again with all others at the end.
     """
-    parts = [f'numbers{_OF} |> each(fn: {name}, name: "{name}")' for name in STATISTICS[:3]]
-    parts.append(f'floats{_OF} |> each(fn: p95, name: "p95")')
-    lines = "".join(f"    {part},\n" for part in (*parts, f"counted{_OF}"))
     return f"""raw = {_text(influx.bucket)}
 rolled = {_text(rollup.bucket(influx.bucket))}
 unit = {rollup.unit}
@@ -276,17 +294,10 @@ counted = (start, stop, name) => windows(start: start, stop: stop)
   |> aggregateWindow(every: unit, fn: count, createEmpty: false, timeSrc: "_start")
   |> set(key: "_field", value: "n")
   |> toFloat()
-each = (tables=<-, fn, name) => tables
-  |> aggregateWindow(every: unit, fn: fn, createEmpty: false, timeSrc: "_start")
-  |> toFloat()
-  |> map(fn: (r) => ({{r with _field: r._field + "_" + name}}))
-  |> to(bucket: rolled)
-  |> limit(n: 1)
-p95 = (tables=<-, column) => tables
-  |> quantile(q: 0.95, method: "exact_mean", column: column)
+{_EACH}
 piece = (name, start, stop) => {{
   stored = union(tables: [
-{lines}  ])
+{_PARTS}  ])
   |> drop(columns: ["_start", "_stop"])
   |> group(columns: ["_time", "_value"], mode: "except")
   |> to(bucket: rolled)
