@@ -98,7 +98,7 @@ def test_a_client_certificate_gets_in(secure_kafka):
     assert topics(access, ["none-such"]) == {}
 
 
-def refused(access, timeout_s=5.0):
+def refused(access, timeout_s=20.0):
     with pytest.raises(KafkaTrouble) as caught:
         topics(access, timeout_s=timeout_s)
     text = str(caught.value)
