@@ -119,7 +119,7 @@ def test_a_wrong_password_is_said_so(secure_kafka, mechanism):
 
 def test_a_mechanism_that_is_not_offered_is_said_so(secure_kafka):
     here = (secure_kafka.sasl_plaintext_bootstrap,)
-    text = refused(sasl(secure_kafka, "PLAIN", bootstrap=here, security="SASL_PLAINTEXT"))
+    text = refused(sasl(secure_kafka, "PLAIN", bootstrap=here, security="SASL_PLAINTEXT"), 5.0)
     assert "PLAIN" in text
     assert "MECHANISM" in text
 
