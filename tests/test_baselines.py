@@ -14,6 +14,7 @@ from test_cli_kafka import Plant, call
 from test_kafka_admin import Member
 from test_sensor_state import capture, new_monitor, new_sensor
 
+pytestmark = pytest.mark.long
 SENSORS = ("m/a", "m/b", "m/c", "m/d")
 
 

@@ -34,6 +34,8 @@ from worker_cases import wait_for
 
 ECHOWATCH = Path(sys.executable).with_name("echowatch")
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.fixture
 def store(influx):
@@ -76,7 +78,6 @@ def test_what_is_rolled_up_is_what_numpy_makes_of_the_windows(store):
     assert not store.rows("_1m", "SELECT * FROM drift_band")
 
 
-@pytest.mark.stack
 def test_windows_that_come_late_are_rolled_up_by_the_next_run(store):
     now = time.time_ns()
     live = stream("s0", now - 4 * HOUR, 3.9, seed=1)
@@ -105,7 +106,6 @@ def test_running_again_changes_nothing(store):
     assert after[0][: len(before[0])] == before[0]
 
 
-@pytest.mark.stack
 def test_much_that_lacks_needs_no_more_memory_than_an_hour_of_one_sensor(tmp_path):
     # At once a day of 5 sensors took 4 GB; the limit counts only a part of that.
     server = InfluxServer(tmp_path, variables={"INFLUXD_QUERY_MEMORY_BYTES": "2000000"})
@@ -124,7 +124,6 @@ def test_much_that_lacks_needs_no_more_memory_than_an_hour_of_one_sensor(tmp_pat
         server.kill()
 
 
-@pytest.mark.stack
 def test_what_is_later_than_that_waits_for_a_backfill(store):
     now = time.time_ns()
     windows = stream("s0", now - 40 * DAY, 30.0, seed=4, every_s=300.0)
@@ -137,7 +136,6 @@ def test_what_is_later_than_that_waits_for_a_backfill(store):
         assert_as_numpy(store, rollup, windows, "s0", now)
 
 
-@pytest.mark.stack
 def test_the_first_init_rolls_up_history_before_it_removes_any(store):
     now = time.time_ns()
     windows = stream("s0", now - 60 * DAY, 20.0, seed=5, every_s=600.0)
@@ -313,7 +311,6 @@ def test_no_task_shows_a_token():
     assert not any("operator" in t.flux or "writer" in t.flux for t in tasks(settings))
 
 
-@pytest.mark.stack
 def test_the_commands_do_it_and_tell(store, tmp_path):
     env = {
         **os.environ,

@@ -164,6 +164,7 @@ def test_a_worker_waits_for_kafka_and_goes_on_after_it_was_away(plant, broker):
     stream.assert_arrived()
 
 
+@pytest.mark.long
 def test_influxdb_away_costs_no_result_no_memory_and_no_partition(plant, store):
     stream, cap = Stream(plant), 500
     store.stop()
@@ -229,6 +230,7 @@ def test_what_waiting_would_not_mend_ends_the_start_in_one_line(plant, tmp_path)
     assert not plant.committed("signals", plant.conf.kafka.signals[0])
 
 
+@pytest.mark.long
 def test_of_two_workers_with_one_name_one_ends_and_says_why(plant):
     plant.environment["ECHOWATCH_WORKER__INSTANCE_ID"] = "hall-3"
     pair = [plant.start(role="cases")]
@@ -240,6 +242,7 @@ def test_of_two_workers_with_one_name_one_ends_and_says_why(plant):
     assert other.process.poll() is not None or other.end() == 0
 
 
+@pytest.mark.long
 def test_a_worker_that_waits_for_its_group_ends_when_told_to(plant):
     plant.environment["ECHOWATCH_WORKER__INSTANCE_ID"] = "hall-3"
     pair = [plant.start(role="cases") for _ in range(2)]  # Kafka lets one of them wait for ever
