@@ -28,7 +28,6 @@ from yarl import URL
 
 from connectors.kafka_access import Access
 from pipeline.delivery import Delivery
-from pipeline.faust_transport import transport_of
 from pipeline.metrics import Metrics
 from pipeline.service_settings import Kafka, WorkerSettings
 from pipeline.stage import Outgoing, Partition, Received, StateWrite
@@ -61,10 +60,9 @@ def make_app(
 ) -> faust.App:
     """A Faust app with the settings that were measured to lose nothing."""
     session_s = worker.session_timeout_s
-    brokers = [URL(f"kafka://{address}") for address in access.bootstrap]
-    app = faust.App(
+    return faust.App(
         group_of(kafka, role),
-        broker=brokers,
+        broker=[URL(f"kafka://{address}") for address in access.bootstrap],
         broker_credentials=_credentials(access),
         store="memory://",
         datadir=tempfile.gettempdir(),  # the memory store writes nothing
@@ -91,8 +89,6 @@ def make_app(
         producer_max_request_size=STATE_BYTES,
         agent_supervisor="mode.CrashingSupervisor",
     )
-    app.transport = transport_of(app, brokers)
-    return app
 
 
 def _credentials(access: Access) -> Any:
