@@ -152,6 +152,7 @@ class FaustRole:
         delivery: What messages are given to; to be set before `start`.
         assigned: Partitions that are ours.
         lags: (topic, partition) of these -> messages not yet acknowledged, as Kafka said last.
+        settled: Times that we got our partitions and their state.
         unsettled: Times in a row that the group began anew before we had our partitions.
         left: False where `stop` could not wait for the end: something may go on in the group.
     """
@@ -179,7 +180,7 @@ class FaustRole:
         self.assigned: frozenset[Partition] = frozenset()
         self.lags: dict[tuple[str, int], float] = {}
         self.left = True
-        self.unsettled = 0
+        self.settled = self.unsettled = 0
         source = self.app.topic(
             *topics, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
         )
@@ -229,6 +230,7 @@ class FaustRole:
         states = _OurStates(self._table, frozenset(tp.partition for tp in ours))
         await self.delivery.assign(generation, states, self._ends, starts)
         self._metrics.assigned_partitions.set(len(states.numbers))
+        self.settled += 1
         self.unsettled = 0
         numbers = ", ".join(str(n) for n in sorted(states.numbers))
         log.info("%s: partitions %s are ours", self.role, numbers or "none")

@@ -219,13 +219,13 @@ class RoleRunner:
         stopping: asyncio.Event,
     ) -> None:
         """Look after a running app; return when it shall end."""
-        dog = Watchdog(self._settings.worker.watchdog_s)
+        dogs = [Watchdog(self._settings.worker.watchdog_s) for _ in range(2)]
         looked_s = topics_s = time.monotonic()
         while not stopping.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), WATCH_S)
             app.delivery.standing.beat()
-            self._check(app, processing, dog)
+            self._check(app, processing, *dogs)
             now_s = time.monotonic()
             if now_s - looked_s >= 1.0:
                 await app.look()
@@ -236,8 +236,29 @@ class RoleRunner:
                 if await self._changed(topics):
                     return
 
-    def _check(self, app: FaustRole, processing: asyncio.Future[None], dog: Watchdog) -> None:
+    def _check(
+        self, app: FaustRole, processing: asyncio.Future[None], dog: Watchdog, joining: Watchdog
+    ) -> None:
         """Raise where the app cannot go on."""
+        self._check_alive(app, processing)
+        silent = app.broker_silent_s > SILENT_S
+        # Recovery has been seen to stand still after a rebalance, with all of the changelog read.
+        joining.progress(app.settled, app.unsettled, excused=silent)
+        if joining.stalled is not None:
+            raise WorkerFailure(
+                f"{self.role}: waited {joining.stalled:.0f} s for partitions and their state"
+            )
+        delivery = app.delivery
+        failing = self.sink.stats.failing_since is not None
+        dog.progress(delivery.done, delivery.waiting + app.waiting, excused=silent or failing)
+        if dog.stalled is not None:
+            raise WorkerFailure(
+                f"{self.role}: nothing was processed for {dog.stalled:.0f} s although "
+                f"{delivery.waiting + app.waiting} messages wait"
+            )
+
+    def _check_alive(self, app: FaustRole, processing: asyncio.Future[None]) -> None:
+        """Raise where the app or its processing has ended, or the group throws us out."""
         if processing.done():
             # Cancelled by nobody: a role that ends without a word would leave half a worker.
             error = asyncio.CancelledError() if processing.cancelled() else processing.exception()
@@ -252,14 +273,6 @@ class RoleRunner:
             raise WorkerFailure(
                 f"{self.role}: another worker has the instance id {name!r} as well: they take the "
                 "partitions from each other; give each worker its own"
-            )
-        excused = app.broker_silent_s > SILENT_S or self.sink.stats.failing_since is not None
-        delivery = app.delivery
-        dog.progress(delivery.done, delivery.waiting + app.waiting, excused=excused)
-        if dog.stalled is not None:
-            raise WorkerFailure(
-                f"{self.role}: nothing was processed for {dog.stalled:.0f} s although "
-                f"{delivery.waiting + app.waiting} messages wait"
             )
 
     async def _changed(self, topics: Mapping[str, int]) -> bool:

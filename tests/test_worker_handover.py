@@ -291,3 +291,37 @@ def test_a_worker_that_stands_still_beside_waiting_messages_ends_with_the_reason
     assert "nothing was processed for" in line
     assert "messages wait" in line
     assert not plant.committed("signals", plant.conf.kafka.signals[0])
+
+
+STANDING = """
+import asyncio, sys
+from pipeline.faust_role import FaustRole
+
+given = FaustRole._assigned
+async def assigned(self, *arguments, **named):
+    if self.settled and self.role == "signals":
+        await asyncio.sleep(3600)
+    await given(self, *arguments, **named)
+FaustRole._assigned = assigned
+from pipeline.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.long
+def test_a_worker_that_never_gets_its_state_back_ends_with_the_reason(plant, tmp_path):
+    script, log = tmp_path / "standing.py", tmp_path / "standing.log"
+    script.write_text(STANDING, encoding="utf-8")
+    environment = os.environ | plant.environment | {"ECHOWATCH_WORKER__WATCHDOG_S": "8"}
+    command = [sys.executable, str(script), "worker", "--port", str(free_port())]
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        wait_for(lambda: "signals: reading" in log.read_text(), "the first worker at work")
+        other = plant.start()
+        line = one_line_of(process, log)
+        wait_for(lambda: partitions(other) == plant.partitions, "the partitions of the ended one")
+    finally:
+        process.kill()
+        process.wait()
+    assert "s for partitions and their state" in line
