@@ -28,6 +28,7 @@ from yarl import URL
 
 from connectors.kafka_access import Access
 from pipeline.delivery import Delivery
+from pipeline.faust_transport import transport_of
 from pipeline.metrics import Metrics
 from pipeline.service_settings import Kafka, WorkerSettings
 from pipeline.stage import Outgoing, Partition, Received, StateWrite
@@ -60,9 +61,10 @@ def make_app(
 ) -> faust.App:
     """A Faust app with the settings that were measured to lose nothing."""
     session_s = worker.session_timeout_s
-    return faust.App(
+    brokers = [URL(f"kafka://{address}") for address in access.bootstrap]
+    app = faust.App(
         group_of(kafka, role),
-        broker=[URL(f"kafka://{address}") for address in access.bootstrap],
+        broker=brokers,
         broker_credentials=_credentials(access),
         store="memory://",
         datadir=tempfile.gettempdir(),  # the memory store writes nothing
@@ -89,6 +91,8 @@ def make_app(
         producer_max_request_size=STATE_BYTES,
         agent_supervisor="mode.CrashingSupervisor",
     )
+    app.transport = transport_of(app, brokers)
+    return app
 
 
 def _credentials(access: Access) -> Any:
