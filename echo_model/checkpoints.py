@@ -76,6 +76,8 @@ CONFIGS: dict[str, EchoConfig] = {
 # Trained weights that travel with the package: name -> (file under weights/, its SHA-256).
 SHIPPED: dict[str, tuple[str, str]] = {}
 WEIGHTS_DIR = Path(__file__).parent / "weights"
+UNTRAINED = "untrained:"
+"""Before a name: the same network with its fixed initial weights, to compare with."""
 
 
 def config_name(config: EchoConfig) -> str:
@@ -177,14 +179,14 @@ def named_config(
     force_heads: bool = False,
     final_norm_eps: float = 1e-5,
 ) -> EchoConfig:
-    """One of `CONFIGS`, with another epsilon or forced head count.
+    """One of `CONFIGS` (`untrained:` before it or not), with another epsilon or forced head count.
 
     Raises:
         ValueError: Unknown name, or a head count that is not the published one.
     """
-    if name not in CONFIGS:
+    if name.removeprefix(UNTRAINED) not in CONFIGS:
         raise ValueError(f"name must be one of {sorted(CONFIGS)}, got {name!r}")
-    base = CONFIGS[name]
+    base = CONFIGS[name.removeprefix(UNTRAINED)]
     heads = _heads(base.embed_dim, num_heads, force=force_heads)
     return replace(base, num_heads=heads, final_norm_eps=final_norm_eps)
 
@@ -250,7 +252,7 @@ def resolve(path_or_name: str | Path) -> tuple[Path | None, str | None]:
     if text in SHIPPED:
         file, digest = SHIPPED[text]
         return WEIGHTS_DIR / file, digest
-    if text in CONFIGS:
+    if text.removeprefix(UNTRAINED) in CONFIGS:
         return None, None
     path = Path(path_or_name)
     if not path.is_file():

@@ -223,7 +223,8 @@ class Echo(nn.Module):
 
         Args:
             path_or_name: `.safetensors` or `.pth` file, or one of `checkpoints.CONFIGS`. A name
-                without shipped weights gives an untrained network with a fixed seed.
+                without shipped weights, or with `untrained:` before it, gives an untrained network
+                with a fixed seed.
             sha256: Expected digest of the file, hex.
             num_heads: Head count; None takes D / 64 (nano: D / 32).
             force_heads: Accept a head count other than the published one.

@@ -23,11 +23,6 @@ def weights() -> dict[str, torch.Tensor]:
     return Echo(SIZES, seed=7).state_dict()
 
 
-@pytest.fixture
-def unshipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "SHIPPED", {})
-
-
 def same(net: Echo, weights: dict[str, torch.Tensor]) -> bool:
     state = net.state_dict()
     return state.keys() == weights.keys() and all(
@@ -156,13 +151,23 @@ def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
         Echo.from_pretrained(tmp_path / "list.pth")
 
 
-@pytest.mark.usefixtures("unshipped")
 def test_another_head_count_must_be_forced() -> None:
     with pytest.raises(ValueError, match="num_heads must be 6 for embed_dim 384, got 12"):
         checkpoints.named_config("small", num_heads=12)
-    forced = Echo.from_pretrained("nano", num_heads=6, force_heads=True)
+    forced = Echo.from_pretrained("untrained:nano", num_heads=6, force_heads=True)
     assert forced.model_id == "echo-nano-h6-untrained-s0"
-    assert Echo.from_pretrained("nano", num_heads=3).model_id == "echo-nano-untrained-s0"
+    known = Echo.from_pretrained("untrained:nano", num_heads=3)
+    assert known.model_id == "echo-nano-untrained-s0"
+
+
+def test_untrained_before_a_name_gives_its_initial_weights() -> None:
+    for name, config in checkpoints.CONFIGS.items():
+        if config.embed_dim <= 192:
+            net = Echo.from_pretrained(f"untrained:{name}")
+            assert same(net, Echo(config).state_dict())
+            assert not net.trained
+    with pytest.raises(FileNotFoundError, match="got 'untrained:tniy'"):
+        Echo.from_pretrained("untrained:tniy")
 
 
 def test_a_width_without_a_rule_needs_a_head_count(tmp_path: Path) -> None:
@@ -208,10 +213,9 @@ def test_unknown_names_list_the_known_ones() -> None:
         Echo.from_pretrained("tniy")
 
 
-@pytest.mark.usefixtures("unshipped")
 def test_a_digest_for_a_name_without_a_file_is_refused() -> None:
     with pytest.raises(ValueError, match="it has no file"):
-        Echo.from_pretrained("base", sha256="0" * 64)
+        Echo.from_pretrained("untrained:nano", sha256="0" * 64)
 
 
 def test_shipped_weights_match_their_pin() -> None:
