@@ -19,6 +19,7 @@ from pipeline import (
     __version__,
     cli_alarms,
     cli_baselines,
+    cli_bench,
     cli_influx,
     cli_kafka,
     cli_pretrain,
@@ -75,6 +76,7 @@ app.command(epilog=cli_serve.EPILOG)(cli_serve.serve)
 app.add_typer(cli_kafka.topics_app, name="topics")
 app.add_typer(cli_influx.app, name="influx")
 app.add_typer(cli_baselines.app, name="baselines")
+app.add_typer(cli_bench.app, name="bench")
 app.command()(cli_kafka.lag)
 app.command()(cli_kafka.rewind)
 app.command(epilog=cli_pretrain.EPILOG)(cli_pretrain.pretrain)

@@ -68,7 +68,7 @@ def imports(path):
 
 def ours(path, package):
     pattern = re.compile(rf"{package}\.(\w+)")
-    modules = {p.stem for p in (ROOT / package).glob("*.py")} | {"files"}
+    modules = {p.stem for p in (ROOT / package).glob("*.py")} | {"bench", "files"}
     hits = {m.group(1) for name in imports(path) if (m := pattern.match(name))}
     return hits & modules
 
@@ -110,6 +110,12 @@ def test_only_the_command_line_joins_connectors_and_pipeline():
         "baselines", "cli_baselines", "cli_influx", "live_alarms", "serve_feed",
         "simulate_live",
     }  # fmt: skip
+
+
+def test_only_the_command_line_starts_a_bench():
+    users = {p.stem for p in (ROOT / "pipeline").glob("*.py") if any(
+        i.startswith("pipeline.bench") for i in imports(p))}  # fmt: skip
+    assert users <= {"cli_bench", "cli_bench_engine"}
 
 
 def test_nothing_executes_what_it_reads():
