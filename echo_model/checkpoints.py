@@ -74,7 +74,9 @@ CONFIGS: dict[str, EchoConfig] = {
     "large": EchoConfig(1024, 24, 16),
 }
 # Trained weights that travel with the package: name -> (file under weights/, its SHA-256).
-SHIPPED: dict[str, tuple[str, str]] = {}
+SHIPPED: dict[str, tuple[str, str]] = {
+    "nano": ("nano.safetensors", "ae4917d9ce7bf33efcc64e20cd121a82ee03665fecb11ef49a9ca52f18a83225"),
+}
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 UNTRAINED = "untrained:"
 """Before a name: the same network with its fixed initial weights, to compare with."""
