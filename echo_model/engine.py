@@ -176,6 +176,17 @@ class EchoEngine:
         host = torch.cat(rows).to(torch.float32).cpu().numpy()
         return _collect(done, host, len(samples))
 
+    @torch.inference_mode()
+    def prepare(
+        self,
+        samples: Sequence[Samples],
+        sample_rates_hz: Sequence[float],
+        gains: Sequence[float] | None = None,
+    ) -> int:
+        """What `embed` does before the network, to be timed: bands of all windows."""
+        scale = [1.0] * len(samples) if gains is None else list(gains)
+        return sum(piece.origin.bands for piece in self._pieces(samples, sample_rates_hz, scale))
+
     def _pieces(
         self, samples: Sequence[Samples], rates: Sequence[float], gains: Sequence[float]
     ) -> Iterator[_Piece]:
