@@ -23,7 +23,7 @@ class Figure:
     """One number of one representation on one set, or a paired difference of two.
 
     Attributes:
-        set: Name in `pipeline.bench.sets.SETS`.
+        set: Name in `pipeline.bench.catalogue.SETS`.
         case: What was done to the windows, e.g. `1 s, white -6 dB`.
         measure: What the value is, e.g. `balanced accuracy`; higher is better unless `lower` is
             in its last word (`false alarms, lower`).

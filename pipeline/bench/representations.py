@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from echo_model import features
-from echo_model.checkpoints import CONFIGS, SHIPPED
+from echo_model.checkpoints import CONFIGS, SHIPPED, UNTRAINED
 from echo_model.echo import Echo
 from echo_model.engine import EchoEngine
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 F32 = NDArray[np.float32]
 Kind = Literal["trained", "untrained", "bands", "simple"]
 
-UNTRAINED: Final = "untrained"
 LOG_BANDS: Final = "log bands"
 EQUAL_BANDS: Final = "log bands, equal size"
 RMS_KURTOSIS: Final = "RMS + kurtosis"
@@ -32,8 +31,8 @@ RMS_KURTOSIS: Final = "RMS + kurtosis"
 BANDS: Final = 32
 # Below it a power is digital silence: -180 dB of full scale.
 POWER_FLOOR: Final = 1e-18
-# Windows per call, so that memory stays bounded.
-BLOCK: Final = 256
+# Samples per spectrogram call: a few MB, which stay in the cache and the allocator's pool.
+BLOCK: Final = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,28 +53,19 @@ class Representation:
 
 
 def encoder(model: str) -> Representation:
-    """An encoder: a shipped name, `untrained:SIZE`, or a checkpoint file.
+    """An encoder: a shipped name, `untrained:NAME`, or a checkpoint file.
 
     Raises:
         ValueError: Unknown name, no such file, or not a checkpoint.
     """
-    kind, _, size = model.partition(":")
-    if kind == UNTRAINED:
-        if size not in CONFIGS:
-            known = ", ".join(f"{UNTRAINED}:{name}" for name in CONFIGS)
-            raise ValueError(f"an untrained model must be one of {known}, got {model!r}")
-        network = Echo(CONFIGS[size]).eval()
-    else:
-        try:
-            network = Echo.from_pretrained(model)
-        except FileNotFoundError as error:
-            raise ValueError(f"{error}, or {UNTRAINED}:SIZE") from error
+    try:
+        network = Echo.from_pretrained(model)
+    except FileNotFoundError as error:
+        raise ValueError(f"{error}; {UNTRAINED}NAME is the same network untrained") from error
     engine = EchoEngine(network)
 
     def embed(windows: F32, rate_hz: float) -> F32:
-        return np.concatenate(
-            [np.stack(engine.embed(list(part), [rate_hz] * len(part))) for part in _parts(windows)]
-        )
+        return np.stack(engine.embed(list(windows), [rate_hz] * len(windows)))
 
     return Representation(
         _name(model, network), "trained" if network.trained else "untrained", embed, engine
@@ -85,11 +75,15 @@ def encoder(model: str) -> Representation:
 def _name(model: str, network: Echo) -> str:
     """A name, or the folder of a checkpoint file where the file itself says nothing."""
     if not network.trained:
-        return f"{UNTRAINED} {model.partition(':')[2] or model}"
+        return _twin(model.removeprefix(UNTRAINED))
     if model in SHIPPED:
         return model
     path = Path(model).resolve()
     return path.parent.name if path.stem == "encoder" else path.stem
+
+
+def _twin(size: str) -> str:
+    return f"untrained {size}"
 
 
 def log_bands() -> Representation:
@@ -149,8 +143,9 @@ def _band_energies(windows: F32, n_fft: int, hop: int, edges: NDArray[np.int64])
 
 
 def _parts(windows: F32) -> "Iterator[F32]":
-    for start in range(0, len(windows), BLOCK):
-        yield np.ascontiguousarray(windows[start : start + BLOCK])
+    size = max(1, BLOCK // windows.shape[1])
+    for start in range(0, len(windows), size):
+        yield np.ascontiguousarray(windows[start : start + size])
 
 
 def chosen(models: Sequence[str]) -> list[Representation]:
@@ -162,8 +157,8 @@ def chosen(models: Sequence[str]) -> list[Representation]:
     found = [encoder(model) for model in models]
     there = {r.name for r in found}
     sizes = dict.fromkeys(_size(r) for r in found if r.kind == "trained")
-    twins = [s for s in sizes if s in CONFIGS and f"{UNTRAINED} {s}" not in there]
-    found += [encoder(f"{UNTRAINED}:{size}") for size in twins]
+    twins = [s for s in sizes if s in CONFIGS and _twin(s) not in there]
+    found += [encoder(UNTRAINED + size) for size in twins]
     widest = max(r.engine.embed_dim for r in found if r.engine is not None)
     return [*found, log_bands(), equal_bands(widest), rms_kurtosis()]
 
@@ -180,6 +175,6 @@ def pairs(found: Sequence[Representation]) -> list[tuple[str, str]]:
     for one in found:
         if one.kind not in ("trained", "untrained"):
             continue
-        others = [f"{UNTRAINED} {_size(one)}"] if one.kind == "trained" else []
+        others = [_twin(_size(one))] if one.kind == "trained" else []
         wanted += [(one.name, two) for two in [*others, LOG_BANDS, EQUAL_BANDS] if two in names]
     return wanted

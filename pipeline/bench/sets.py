@@ -1,12 +1,13 @@
-"""Names of test sets in, what each of them needs and how it is run out.
+"""What every test set is run with in, what it embeds and scores out.
 
-A set is a function that takes a `Bench` and yields figures; a new one is added to `SETS`.
+A set is a function that takes a `Bench` and yields figures; `pipeline.bench.catalogue` names them.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+
+import numpy as np
 
 from pipeline.bench.figures import F64, Figure, Subject, figures_of
 from pipeline.bench.representations import F32, Representation, pairs
@@ -25,7 +26,7 @@ class Bench:
 
     Attributes:
         representations: To compare, on the same windows.
-        data: Folder of the recorded sets.
+        data: Folder of the recorded sets, None without any.
         seeds: Of noise, gain and simulated machines: 0 ... seeds - 1.
         distances: Names in `neighbours.DISTANCES`.
         quick: Fewer windows, for a look within a minute.
@@ -33,12 +34,22 @@ class Bench:
     """
 
     representations: tuple[Representation, ...]
-    data: Path
+    data: Path | None
     seeds: int = 3
     distances: tuple[str, ...] = ("task",)
     quick: bool = False
     advance: Advance = _silent
     _kept: dict[Hashable, Embedded] = field(default_factory=dict)
+
+    def missing(self, folders: Sequence[str]) -> str:
+        """Names of the folders that are not there."""
+        return ", ".join(f for f in folders if self.data is None or not (self.data / f).is_dir())
+
+    def folder(self, name: str) -> Path:
+        """A folder of the recorded sets."""
+        if self.data is None:
+            raise ValueError(f"data must be a folder that holds {name}, got None")
+        return self.data / name
 
     def embedded(self, key: Hashable, windows: Callable[[], F32], rate_hz: float) -> Embedded:
         """(B, K, D) per representation; computed once per `key`, kept in memory."""
@@ -46,6 +57,22 @@ class Bench:
             waves = windows()
             self._kept[key] = {r.name: r.embed(waves, rate_hz) for r in self.representations}
         return self._kept[key]
+
+    def mean(
+        self, subject: Subject, scores: Sequence[Mapping[str, F64]], weights: F64 | None = None
+    ) -> list[Figure]:
+        """Figures of the mean over cases, which were scored on the same units in one order.
+
+        Cases without seeds count as if each seed gave the same.
+        """
+        seeds = max(values.shape[0] for case in scores for values in case.values())
+        means = {
+            r.name: np.mean(
+                [np.broadcast_to(c[r.name], (seeds, c[r.name].shape[1])) for c in scores], axis=0
+            )
+            for r in self.representations
+        }
+        return self.figures(subject, means, weights)
 
     def figures(
         self, subject: Subject, scores: Mapping[str, F64], weights: F64 | None = None
@@ -69,6 +96,3 @@ class BenchSet:
     folders: tuple[str, ...]
     run: Callable[[Bench], Iterable[Figure]]
     steps: Callable[[Bench], int]
-
-
-SETS: Final[dict[str, BenchSet]] = {}

@@ -1,0 +1,20 @@
+"""Names of test sets in, what each of them needs and how it is run out."""
+
+from typing import Final
+
+from pipeline.bench.sets import BenchSet
+from pipeline.bench.sets_recorded import CWRU, GEARBOX, Steps, anomaly, cwru, esc10, gearbox
+
+SETS: Final[dict[str, BenchSet]] = {
+    "cwru": BenchSet("Bearing, ten states, other load (CWRU)", ("cwru_12k",), cwru, Steps((CWRU,))),
+    "gearbox": BenchSet(
+        "Gearbox, broken tooth, other load", ("gearbox_gfd",), gearbox, Steps((GEARBOX,))
+    ),
+    "esc10": BenchSet("Everyday sounds (ESC-10)", ("esc10",), esc10, Steps(())),
+    "anomaly": BenchSet(
+        "Anomaly score, bank of normal windows",
+        ("cwru_12k", "gearbox_gfd"),
+        anomaly,
+        Steps((CWRU, GEARBOX)),
+    ),
+}

@@ -1,0 +1,120 @@
+"""Figures in, a table for a terminal and files for everything else out."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, fields
+from pathlib import Path
+from typing import Final
+
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.bench.figures import Figure
+
+MEAN: Final = "mean"
+"""Last word of the case of a figure that sums up a set."""
+ALL: Final = "all sets"
+BETTER, WORSE = "green", "red"
+
+
+def summaries(figures: Sequence[Figure]) -> list[Figure]:
+    """The figures that stand for their sets: the only case of a measure, or its mean."""
+    cases: dict[tuple[str, str, str], set[str]] = {}
+    for f in figures:
+        cases.setdefault((f.set, f.measure, f.distance), set()).add(f.case)
+    return [
+        f for f in figures if f.case.endswith(MEAN) or len(cases[f.set, f.measure, f.distance]) == 1
+    ]
+
+
+def overall(figures: Sequence[Figure]) -> list[Figure]:
+    """Mean over sets of their summaries, each set with the same weight.
+
+    Sets are independent, so the variances of their intervals add.
+    """
+    found = []
+    groups: dict[tuple[str, str, str], dict[str, list[Figure]]] = {}
+    for f in summaries(figures):
+        sets = groups.setdefault((f.representation, f.against, f.distance), {})
+        sets.setdefault(f.set, []).append(f)
+    for (name, against, distance), sets in groups.items():
+        values = [_mean([f.value for f in part]) for part in sets.values()]
+        halves = [_mean([(f.high - f.low) / 2 for f in part]) for part in sets.values()]
+        value, half = _mean(values), math.hypot(*halves) / len(sets)
+        found.append(
+            Figure(ALL, MEAN, "of the sets", name, value, value - half, value + half, against,
+                   distance, sum(max(f.units for f in part) for part in sets.values()))
+        )  # fmt: skip
+    return found
+
+
+def _mean(values: Iterable[float]) -> float:
+    kept = list(values)
+    return sum(kept) / len(kept)
+
+
+def table(figures: Sequence[Figure], title: str, distance: str) -> Table:
+    """One line per case, one column per representation, differences of the first model last.
+
+    A difference is coloured where its interval leaves out 0.
+    """
+    shown = [f for f in figures if f.distance in (distance, "")]
+    names = list(dict.fromkeys(f.representation for f in shown if not f.against))
+    against = list(
+        dict.fromkeys(f.against for f in shown if f.against and f.representation == names[0])
+    )
+    found = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    found.add_column("case", no_wrap=True)
+    for name in names:
+        found.add_column(name, justify="right")
+    for name in against:
+        found.add_column(f"{names[0]} minus {name}", justify="right")
+    for case, measure in dict.fromkeys((f.case, f.measure) for f in shown):
+        line = {
+            (f.representation, f.against): f
+            for f in shown
+            if (f.case, f.measure) == (case, measure)
+        }
+        found.add_row(
+            f"{case}, {measure}",
+            *(_plain(line.get((name, ""))) for name in names),
+            *(_difference(line.get((names[0], name))) for name in against),
+        )
+    return found
+
+
+def _plain(figure: Figure | None) -> Text:
+    return Text("" if figure is None else f"{figure.value:.2f}")
+
+
+def _difference(figure: Figure | None) -> Text:
+    if figure is None:
+        return Text("")
+    style = BETTER if figure.low > 0 else WORSE if figure.high < 0 else ""
+    text = f"{figure.value:+.2f} ({figure.low:+.2f} {figure.high:+.2f})"
+    return Text(text, style=style)
+
+
+def write_csv(path: Path, figures: Sequence[Figure]) -> None:
+    """One line per figure, differences with their other representation in `against`."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(field.name for field in fields(Figure))
+        writer.writerows(
+            [round(x, 5) if isinstance(x, float) else x for x in astuple(f)] for f in figures
+        )
+
+
+def write_json(path: Path, figures: Sequence[Figure], about: Mapping[str, object]) -> None:
+    """Everything, with how it was measured."""
+    rows = [{k: _finite(v) for k, v in asdict(f).items()} for f in figures]
+    text = json.dumps({**about, "figures": rows}, indent=1, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(value: object) -> object:
+    if not isinstance(value, float):
+        return value
+    return round(value, 5) if math.isfinite(value) else None
