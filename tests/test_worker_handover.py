@@ -325,3 +325,49 @@ def test_a_worker_that_never_gets_its_state_back_ends_with_the_reason(plant, tmp
         process.kill()
         process.wait()
     assert "s for partitions and their state" in line
+
+
+# Fetches whatever comes at any time: what otherwise happens in a few milliseconds of a rebalance.
+GREEDY = """
+import asyncio, sys
+from faust.transport import consumer
+from faust.transport.drivers import aiokafka as driver
+
+async def next_records(self, timeout):
+    ours = self.assignment()
+    if not ours:
+        await asyncio.sleep(0.05)
+        return {}, set()
+    return await self._getmany(active_partitions=ours, timeout=timeout), ours
+consumer.Consumer._wait_next_records = next_records
+
+async def fetch(self, client, ours, timeout=None, max_records=None):
+    with client._fetcher._subscriptions.fetch_context():
+        return await client._fetcher.fetched_records(ours, timeout=timeout, max_records=max_records)
+driver.AIOKafkaConsumerThread._fetch_records = fetch
+
+sought = driver.AIOKafkaConsumerThread.seek_wait
+async def seek_wait(self, offsets):
+    await sought(self, offsets)
+    await asyncio.sleep(1.0)
+driver.AIOKafkaConsumerThread.seek_wait = seek_wait
+
+from pipeline.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.long
+def test_what_was_fetched_too_early_for_the_state_is_fetched_again(plant, tmp_path):
+    script = tmp_path / "greedy.py"
+    script.write_text(GREEDY, encoding="utf-8")
+    first, second = plant.start(), plant.start(script=script)
+    every = plant.partitions
+    wait_for(lambda: partitions(first) == partitions(second) == every // 2, "a fair share")
+    stream = Stream(plant)
+    stream.send(30)
+    wait_for(lambda: plant.done("signals", plant.conf.kafka.signals[0]), "the first messages")
+    assert first.end() == 0
+    wait_for(lambda: partitions(second) == every, "the partitions and their state")
+    stream.send(30)
+    stream.assert_arrived()

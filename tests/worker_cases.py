@@ -143,11 +143,12 @@ class Plant:
             for spec in specs(self.conf.kafka)
         })  # fmt: skip
 
-    def start(self, *arguments, role="all", **environment):
-        """Start a worker; give it at once."""
+    def start(self, *arguments, role="all", script=None, **environment):
+        """Start a worker, or a script that ends up as one; give it at once."""
         port = free_port()
         log = self.folder / f"{self.name}-{len(self.workers)}.log"
-        command = [ECHOWATCH, "worker", "--role", role, "--port", str(port), *arguments]
+        program = [ECHOWATCH] if script is None else [sys.executable, script]
+        command = [*program, "worker", "--role", role, "--port", str(port), *arguments]
         with log.open("w", encoding="utf-8") as out:
             process = subprocess.Popen(
                 command,
