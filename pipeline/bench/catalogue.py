@@ -4,6 +4,7 @@ from typing import Final
 
 from pipeline.bench.sets import BenchSet
 from pipeline.bench.sets_recorded import CWRU, GEARBOX, Steps, anomaly, cwru, esc10, gearbox
+from pipeline.bench.sets_simulated import simulated, steps
 
 SETS: Final[dict[str, BenchSet]] = {
     "cwru": BenchSet("Bearing, ten states, other load (CWRU)", ("cwru_12k",), cwru, Steps((CWRU,))),
@@ -17,4 +18,5 @@ SETS: Final[dict[str, BenchSet]] = {
         anomaly,
         Steps((CWRU, GEARBOX)),
     ),
+    "simulated": BenchSet("Simulated faults, two loads", (), simulated, steps),
 }

@@ -47,7 +47,8 @@ def whitened(bank: F32, queries: F32) -> F64:
 
     def turned(x: F64) -> F64:
         moved = x - centre
-        return moved / np.sqrt(rest) + ((moved @ axes.T) * gain) @ axes
+        out: F64 = moved / np.sqrt(rest) + ((moved @ axes.T) * gain) @ axes
+        return out
 
     found: F64 = np.sqrt(_squares(turned(flat), turned(_flat(queries))))
     return found
