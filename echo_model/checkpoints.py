@@ -18,6 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from echo_model import hub
+
 logger = logging.getLogger(__name__)
 
 Weights = dict[str, Tensor]
@@ -75,7 +77,10 @@ CONFIGS: dict[str, EchoConfig] = {
 }
 # Trained weights that travel with the package: name -> (file under weights/, its SHA-256).
 SHIPPED: dict[str, tuple[str, str]] = {
-    "nano": ("nano.safetensors", "ae4917d9ce7bf33efcc64e20cd121a82ee03665fecb11ef49a9ca52f18a83225"),
+    "nano": (
+        "nano.safetensors",
+        "ae4917d9ce7bf33efcc64e20cd121a82ee03665fecb11ef49a9ca52f18a83225",
+    ),
 }
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 UNTRAINED = "untrained:"
@@ -247,8 +252,10 @@ def save_weights(weights: Weights, path: str | Path) -> str:
 def resolve(path_or_name: str | Path) -> tuple[Path | None, str | None]:
     """File of a path or name, and its pinned SHA-256; (None, None) for a name without weights.
 
+    A published id is looked for in the hub's cache, then fetched.
+
     Raises:
-        FileNotFoundError: Neither a file nor a known name.
+        FileNotFoundError: Neither a file nor a known name, or a published file out of reach.
     """
     text = str(path_or_name)
     if text in SHIPPED:
@@ -257,10 +264,26 @@ def resolve(path_or_name: str | Path) -> tuple[Path | None, str | None]:
     if text.removeprefix(UNTRAINED) in CONFIGS:
         return None, None
     path = Path(path_or_name)
-    if not path.is_file():
-        known = sorted({*CONFIGS, *SHIPPED})
-        raise FileNotFoundError(
-            f"model must be a checkpoint file or one of {known}, got {text!r}: "
-            "check the path, or download the checkpoint first"
+    if path.is_file():
+        return path, None
+    if hub.published(text):
+        return hub.fetch(text)
+    known = sorted({*CONFIGS, *SHIPPED, *hub.PUBLISHED})
+    raise FileNotFoundError(
+        f"model must be a checkpoint file or one of {known}, got {text!r}: "
+        "check the path, or download the checkpoint first"
+    )
+
+
+def check_size(name: str, config: EchoConfig) -> None:
+    """Refuse a published file that has not the sizes published under its id.
+
+    Raises:
+        ValueError: Other sizes; any name that is no published id is let through.
+    """
+    known = hub.published(name)
+    if known is not None and config_name(config) != known.size:
+        raise ValueError(
+            f"{name} must be {known.size}, got {config_name(config)}: something else is published "
+            "there now; name a revision, ID@COMMIT"
         )
-    return path, None

@@ -222,9 +222,9 @@ class Echo(nn.Module):
         """Load a published checkpoint, or a network by name.
 
         Args:
-            path_or_name: `.safetensors` or `.pth` file, or one of `checkpoints.CONFIGS`. A name
-                without shipped weights, or with `untrained:` before it, gives an untrained network
-                with a fixed seed.
+            path_or_name: `.safetensors` or `.pth` file, a published id (`hub.PUBLISHED`), or one
+                of `checkpoints.CONFIGS`. A name without shipped weights, or with `untrained:`
+                before it, gives an untrained network with a fixed seed.
             sha256: Expected digest of the file, hex.
             num_heads: Head count; None takes D / 64 (nano: D / 32).
             force_heads: Accept a head count other than the published one.
@@ -233,7 +233,7 @@ class Echo(nn.Module):
             parity: See the class.
 
         Raises:
-            FileNotFoundError: Neither a file nor a known name.
+            FileNotFoundError: Neither a file nor a known name, or a published one out of reach.
             ValueError: Wrong digest, names, shapes or head count.
         """
         path, pinned = checkpoints.resolve(path_or_name)
@@ -251,6 +251,7 @@ class Echo(nn.Module):
         config = checkpoints.infer_config(
             weights, num_heads=num_heads, force_heads=force_heads, final_norm_eps=final_norm_eps
         )
+        checkpoints.check_size(str(path_or_name), config)
         model = cls(config, last_band=last_band, parity=parity).eval()
         shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
         checkpoints.check_names(shapes, weights)

@@ -86,7 +86,7 @@ Profile = Annotated[
     ProfileName,
     typer.Option(help="Time constants; auto: by length of recording.", envvar="ECHOWATCH_PROFILE"),
 ]
-Model = Annotated[str | None, typer.Option(help="Shipped name or checkpoint file.")]
+Model = Annotated[str | None, typer.Option(help="Shipped name, published id or checkpoint file.")]
 FleetFile = Annotated[Path | None, typer.Option(help="Fleet file (YAML), see docs/fleet.md.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda[:N].")]
 

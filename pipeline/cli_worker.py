@@ -33,7 +33,9 @@ def worker(
     profile: Annotated[
         str | None, typer.Option(help="Time constants: plant, accelerated or short.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Shipped name or checkpoint file.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Shipped name, published id or checkpoint file.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda[:N].")] = None,
     port: Annotated[
         int | None, typer.Option(help="Port of /live, /ready and /metrics; 0 = none.", min=0)

@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     )
 
     profile: ProfileName = Field("plant", description="named set of time constants")
-    model: str = Field("nano", description="shipped name or local checkpoint file")
+    model: str = Field("nano", description="shipped name, published id or local checkpoint file")
     model_sha256: str | None = Field(None, description="refuse a checkpoint with another SHA-256")
     device: str = Field("cpu", description="cpu or cuda[:N]")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="number format of the encoder")

@@ -100,7 +100,9 @@ def _learning(facts: Mapping[str, Any]) -> str:
 
 def show_models(console: Console, *, as_json: bool) -> None:
     """The encoders that have a name."""
-    from echo_model.checkpoints import CONFIGS, SHIPPED  # noqa: PLC0415  (torch takes seconds)
+    # torch takes seconds
+    from echo_model.checkpoints import CONFIGS, SHIPPED, UNTRAINED  # noqa: PLC0415
+    from echo_model.hub import PUBLISHED  # noqa: PLC0415
 
     rows = [
         {
@@ -119,7 +121,9 @@ def show_models(console: Console, *, as_json: bool) -> None:
     for row in rows:
         table.add_row(*map(str, row.values()))
     console.print(table)
+    console.print(f"{UNTRAINED}NAME: its random weights, to compare with")
     console.print("or a checkpoint file in the published layout (.safetensors, .pth)")
+    console.print(f"or, with the extra hub, a published id: {', '.join(PUBLISHED)}")
 
 
 def show_descriptions(found: Sequence[Description], console: Console, *, as_json: bool) -> None:

@@ -112,9 +112,9 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_shipped_run_is_pinned_carded_and_credited(run: Path) -> None:
     digest = ship(run / "run", run / "data", package=run / "package", evaluation="| a | b |")
-    source = (run / "package" / "checkpoints.py").read_text(encoding="utf-8")
-    assert f'"nano": ("nano.safetensors", "{digest}"),' in source
-    assert len(re.findall(r'"nano\.safetensors"', source)) == 1
+    before = (ROOT / "echo_model" / "checkpoints.py").read_text(encoding="utf-8")
+    after = (run / "package" / "checkpoints.py").read_text(encoding="utf-8")
+    assert after == before.replace(checkpoints.SHIPPED["nano"][1], digest) != before
     weights = run / "package" / "weights"
     assert Echo.from_pretrained(weights / "nano.safetensors", sha256=digest).trained
     card = (weights / "MODEL_CARD.md").read_text(encoding="utf-8")

@@ -23,7 +23,6 @@ from echo_model.pretrain.trainer import RECIPE_FILE
 
 MOST_BYTES = 3_000_000
 CREDITS_FILE = "CREDITS.md"
-PIN = '"{name}": ("{name}.safetensors", "{digest}")'
 AFTERWARDS = """Now measure what stands in words and figures, and mend what differs:
   python -m pytest tests/test_checkpoints.py tests/test_shipped.py tests/test_recordings.py
   python benchmarks/recordings.py        # tables of README.md, "What it finds"
@@ -98,12 +97,13 @@ def _card(text: str, name: str, evaluation: str | None) -> str:
 def _pin(source: Path, name: str, digest: str) -> None:
     """Write a digest into `SHIPPED`."""
     text = source.read_text(encoding="utf-8")
-    old = re.escape(PIN.format(name=name, digest="#")).replace(r"\#", "[0-9a-f]{64}")
-    new = PIN.format(name=name, digest=digest)
-    found, count = re.subn(old, new, text)
+    file = f"{name}.safetensors"
+    old = rf'("{re.escape(file)}",\s+")[0-9a-f]{{64}}"'
+    found, count = re.subn(old, rf'\g<1>{digest}"', text)
     if not count:
         first = "SHIPPED: dict[str, tuple[str, str]] = {\n"
-        found = text.replace(first, f"{first}    {new},\n")
+        entry = f'    "{name}": (\n        "{file}",\n        "{digest}",\n    ),\n'
+        found = text.replace(first, first + entry)
         if found == text:
             raise ValueError(f"{source} must hold SHIPPED with one entry per line")
     source.write_text(found, encoding="utf-8")
