@@ -145,6 +145,8 @@ def _show(figures: "list[Figure]", distances: tuple[str, ...]) -> None:
 
 
 def _write(out: Path, figures: "list[Figure]", bench: "Bench") -> None:
+    from pipeline.bench.catalogue import SETS
+    from pipeline.bench.picture import draw
     from pipeline.bench.report import overall, write_csv, write_json
 
     out.mkdir(parents=True, exist_ok=True)
@@ -156,7 +158,15 @@ def _write(out: Path, figures: "list[Figure]", bench: "Bench") -> None:
         "models": {r.name: _model_id(r) for r in bench.representations if r.engine is not None},
     }
     write_json(out / "embeddings.json", everything, about)
-    console.print(f"wrote {out}/embeddings.csv, .json", markup=False, soft_wrap=True)
+    draw(
+        out / "embeddings.svg",
+        [f for f in figures if f.distance in (bench.distances[0], "")],
+        {r.name: r.kind for r in bench.representations},
+        {name: known.title for name, known in SETS.items()},
+        f"Mean of {bench.seeds} seeds, 95 % intervals over recordings, distance "
+        f"{bench.distances[0]}{'; quick' if bench.quick else ''}",
+    )
+    console.print(f"wrote {out}/embeddings.csv, .json, .svg", markup=False, soft_wrap=True)
 
 
 def _model_id(representation: "Representation") -> str:

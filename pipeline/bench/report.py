@@ -16,6 +16,8 @@ from pipeline.bench.figures import Figure
 MEAN: Final = "mean"
 """Last word of the case of a figure that sums up a set."""
 ALL: Final = "all sets"
+# What may be averaged over sets: 1 is perfect.
+SHARES: Final = ("balanced accuracy", "AUROC", "pAUC", "right band")
 BETTER, WORSE = "green", "red"
 
 
@@ -30,13 +32,15 @@ def summaries(figures: Sequence[Figure]) -> list[Figure]:
 
 
 def overall(figures: Sequence[Figure]) -> list[Figure]:
-    """Mean over sets of their summaries, each set with the same weight.
+    """Mean over sets of the summaries that are shares, each set with the same weight.
 
     Sets are independent, so the variances of their intervals add.
     """
     found = []
     groups: dict[tuple[str, str, str], dict[str, list[Figure]]] = {}
     for f in summaries(figures):
+        if f.measure not in SHARES:
+            continue
         sets = groups.setdefault((f.representation, f.against, f.distance), {})
         sets.setdefault(f.set, []).append(f)
     for (name, against, distance), sets in groups.items():
