@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo services stack stack-demo check-boards test test-long test-stack soak lint bench proto clean
+.PHONY: demo services stack stack-demo check-boards test test-long test-stack soak lint bench proto ship clean
 
 demo: $(READY)
 	$(BIN)/echowatch demo --out echowatch-demo
@@ -50,6 +50,10 @@ lint: $(READY)
 
 bench: $(READY)
 	for script in benchmarks/*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
+
+# Makes a finished run of echowatch pretrain the shipped weights: make ship RUN=DIR DATA=DIR
+ship: $(READY)
+	PYTHONPATH=. $(BIN)/python -m echo_model.pretrain.ship $(RUN) --data $(DATA)
 
 # The generator of an older protobuf, in an environment of its own: its code runs on all newer ones.
 proto:
