@@ -1,5 +1,6 @@
 """`echowatch bench embeddings`: encoders and test sets in, figures with intervals out."""
 
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 EXIT_USAGE = 2
 DEFAULT_MODEL = "nano"
+# Between two lines where there is no terminal.
+LINE_EVERY_S = 30.0
+FILE_WIDTH = 140
 
 console = Console(stderr=True, highlight=False, emoji=False)
 EPILOG = (
@@ -117,7 +121,10 @@ def _run(bench: "Bench", names: list[str]) -> "list[Figure]":
 
 @contextmanager
 def _progress(steps: int) -> "Iterator[Callable[[str], None]]":
-    """A bar with the time left on a terminal, nothing elsewhere."""
+    """A bar with the time left on a terminal, a line now and then elsewhere."""
+    if not console.is_terminal:
+        yield _lines(steps)
+        return
     columns = (
         BarColumn(bar_width=24),
         TaskProgressColumn(),
@@ -125,23 +132,38 @@ def _progress(steps: int) -> "Iterator[Callable[[str], None]]":
         TimeRemainingColumn(compact=True),
         TextColumn("{task.description}", markup=False),
     )
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=steps)
         yield lambda note: bar.update(task, advance=1, description=note)
 
 
+def _lines(steps: int) -> "Callable[[str], None]":
+    done, said = 0, time.monotonic()
+
+    def advance(note: str) -> None:
+        nonlocal done, said
+        done += 1
+        if time.monotonic() - said > LINE_EVERY_S:
+            said = time.monotonic()
+            console.print(f"{min(100, 100 * done // steps)} %, {note}", markup=False)
+
+    return advance
+
+
 def _show(figures: "list[Figure]", distances: tuple[str, ...]) -> None:
     from pipeline.bench.catalogue import SETS
-    from pipeline.bench.report import overall, table
+    from pipeline.bench.report import differences, overall, table
 
     stdout = Console(highlight=False, emoji=False)
+    if not stdout.is_terminal:
+        stdout.width = FILE_WIDTH
     for distance in distances:
         suffix = f", distance {distance}" if len(distances) > 1 else ""
         for name in dict.fromkeys(f.set for f in figures):
             part = [f for f in figures if f.set == name]
             stdout.print(table(part, SETS[name].title + suffix, distance), "")
-        stdout.print(table(overall(figures), f"Mean of the sets{suffix}", distance))
+        stdout.print(table(overall(figures), f"Mean of the sets{suffix}", distance), "")
+        stdout.print(differences(figures, distance), "")
 
 
 def _write(out: Path, figures: "list[Figure]", bench: "Bench") -> None:

@@ -13,7 +13,7 @@ from pipeline.bench.report import SHARES, overall, summaries
 WIDTH: Final = 1160
 MARGIN: Final = 24
 GUTTER: Final = 28
-ROW: Final = 30
+ROW: Final = 34
 TITLE, AXIS = 34, 30
 LABEL: Final = 190
 INK, FAINT, BAND = "#1d2733", "#6b7683", "#f5f7f9"
@@ -212,7 +212,8 @@ def _dots(
                 f'stroke="{colour}" stroke-width="1.6" stroke-opacity="0.55"/>'
             )
         yield (
-            f'<circle cx="{at(figure.value):.1f}" cy="{height:.1f}" r="3.4" fill="{colour}">'
+            f'<circle cx="{at(figure.value):.1f}" cy="{height:.1f}" r="3.4" fill="{colour}" '
+            f'stroke="white" stroke-width="0.6">'
             f"<title>{escape(text)}</title></circle>"
         )
 

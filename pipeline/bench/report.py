@@ -60,43 +60,55 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def table(figures: Sequence[Figure], title: str, distance: str) -> Table:
-    """One line per case, one column per representation, differences of the first model last.
-
-    A difference is coloured where its interval leaves out 0.
-    """
-    shown = [f for f in figures if f.distance in (distance, "")]
-    names = list(dict.fromkeys(f.representation for f in shown if not f.against))
-    against = list(
-        dict.fromkeys(f.against for f in shown if f.against and f.representation == names[0])
-    )
-    found = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    found.add_column("case", no_wrap=True)
-    for name in names:
-        found.add_column(name, justify="right")
-    for name in against:
-        found.add_column(f"{names[0]} minus {name}", justify="right")
+    """One line per case, one column per representation; the best of a line in bold."""
+    shown = [f for f in figures if f.distance in (distance, "") and not f.against]
+    names = list(dict.fromkeys(f.representation for f in shown))
+    found = _empty(title, names)
     for case, measure in dict.fromkeys((f.case, f.measure) for f in shown):
-        line = {
-            (f.representation, f.against): f
-            for f in shown
-            if (f.case, f.measure) == (case, measure)
-        }
-        found.add_row(
-            f"{case}, {measure}",
-            *(_plain(line.get((name, ""))) for name in names),
-            *(_difference(line.get((names[0], name))) for name in against),
-        )
+        line = {f.representation: f for f in shown if (f.case, f.measure) == (case, measure)}
+        best = (min if measure.endswith("lower") else max)(f.value for f in line.values())
+        found.add_row(f"{case}, {measure}", *(_plain(line.get(name), best) for name in names))
     return found
 
 
-def _plain(figure: Figure | None) -> Text:
-    return Text("" if figure is None else f"{figure.value:.2f}")
+def differences(figures: Sequence[Figure], distance: str) -> Table:
+    """What each encoder gains, set by set, with intervals; coloured where they leave out 0."""
+    shown = [
+        f for f in [*summaries(figures), *overall(figures)]
+        if f.against and f.distance in (distance, "")
+    ]  # fmt: skip
+    others = list(dict.fromkeys(f.against for f in shown))
+    found = _empty("Differences, 95 % intervals", [f"minus {name}" for name in others])
+    for name in dict.fromkeys(f.representation for f in shown):
+        mine = [f for f in shown if f.representation == name]
+        for key in dict.fromkeys((f.set, f.case, f.measure) for f in mine):
+            line = {f.against: f for f in mine if (f.set, f.case, f.measure) == key}
+            label = f"{name}: {key[0]} {key[1]}, {key[2]}"
+            found.add_row(label, *(_difference(line.get(other)) for other in others))
+    return found
+
+
+def _empty(title: str, columns: Iterable[str]) -> Table:
+    found = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    found.add_column("case", min_width=30)
+    for column in columns:
+        found.add_column(column, justify="right", overflow="fold")
+    return found
+
+
+def _plain(figure: Figure | None, best: float) -> Text:
+    if figure is None:
+        return Text("")
+    text = f"{figure.value:.2f}"
+    return Text(text, style="bold" if text == f"{best:.2f}" else "")
 
 
 def _difference(figure: Figure | None) -> Text:
     if figure is None:
         return Text("")
     style = BETTER if figure.low > 0 else WORSE if figure.high < 0 else ""
+    if figure.measure.endswith("lower"):
+        style = {BETTER: WORSE, WORSE: BETTER}.get(style, "")
     text = f"{figure.value:+.2f} ({figure.low:+.2f} {figure.high:+.2f})"
     return Text(text, style=style)
 
