@@ -39,7 +39,9 @@ DAY_MS = 86_400_000
 WEEK_MS = 7 * DAY_MS
 
 
-def _stat(title: str, about: str, what: str, source: str, *where: str, **field: object) -> Json:
+def _stat(
+    title: str, about: str, what: str, source: str | tuple[str, ...], *where: str, **field: object
+) -> Json:  # fmt: skip
     empty = str(field.pop("empty", "0"))
     return panel(
         "stat", title, about, [ask(select(what, source, *where))],
@@ -61,13 +63,15 @@ def _per_day() -> Json:
 
 
 def _cases_per_week() -> Json:
-    opened = "opened_s * 1000 >= ${__from}"
+    # What a late transition merged into another case was never closed, and is none.
+    closed = select("case_id, opened_s", "cases", IN_RANGE, SCOPE, "open = false")
+    standing = select("case_id, opened_s", OPEN_CASES, "open = true")
     return _stat(
         "Cases / week",
         f"Cases opened in this range, per week. Our budget is {CASES_PER_WEEK} per engineer and "
         "week for every 100 machines.",
         f"count(distinct(case_id)) * {WEEK_MS} / (${{__to}} - ${{__from}}) AS cases",
-        "cases", IN_RANGE, SCOPE, opened,
+        (closed, standing), "opened_s * 1000 >= ${__from}",
         decimals=1,
     )  # fmt: skip
 

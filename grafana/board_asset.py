@@ -18,6 +18,7 @@ from board_parts import (
     RED,
     SHORT_SENSOR,
     STATE_WORDS,
+    UNSCORED,
     YES_NO,
     ZONE_WORDS,
     Json,
@@ -150,6 +151,7 @@ def _ratio() -> Json:
         unit="percentunit",
         custom={"lineWidth": 2, "thresholdsStyle": {"mode": "dashed"}},
         field={"thresholds": steps((None, "transparent"), (1, RED)), "min": 0},
+        empty=UNSCORED,
     )
 
 
@@ -226,7 +228,7 @@ def _level() -> Json:
                 POINT,
             )
         ],
-        field={"decimals": 2},
+        empty=UNSCORED,
     )
 
 

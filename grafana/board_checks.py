@@ -30,7 +30,7 @@ _FUNCTIONS: Final = frozenset({
     "spread", "sum",
 })  # fmt: skip
 _OWN: Final = re.compile(r"\$\{(\w+)(?::\w+)?\}|\$(\w+)")
-_GIVEN: Final = frozenset({"__from", "__to", "__interval", "timeFilter"})
+_GIVEN: Final = frozenset({"__from", "__to", "__interval", "__interval_ms", "timeFilter"})
 
 
 def panels_of(board: Json) -> Iterator[Json]:

@@ -33,6 +33,7 @@ from board_queries import (
     EVERY,
     IN_RANGE,
     LAST_DAY,
+    LEARNING,
     OPEN_CASES,
     RECENT,
     SCOPE,
@@ -254,13 +255,17 @@ def _timeline() -> Json:
 
 
 def _drift() -> Json:
+    by = f"{EVERY}, asset"
+    scored = select("max(ratio) AS ratio", "drift", IN_RANGE, SCOPE, by=by)
+    # A machine that learns has a row of its own, though nothing to show in it.
+    learns = select("0 * max(learning_pct) AS ratio", "drift", IN_RANGE, SCOPE, LEARNING, by=by)
     return heat(
         "How far from the alarm limit",
         "Evidence / limit of the worst sensor of each machine: 1 is the limit at which an alarm is "
         "due if it lasts. Empty where a machine stands or learns.",
         [
             ask(
-                select("max(ratio) AS ratio", "drift", IN_RANGE, SCOPE, by=f"{EVERY}, asset"),
+                select("max(ratio) AS ratio", (scored, learns), IN_RANGE, by=by),
                 "$tag_asset",
             )
         ],

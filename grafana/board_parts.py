@@ -56,6 +56,10 @@ SHORT_SENSOR: Final = _shortened(LAST_THREE)
 YES_NO: Final = words((("true", "yes", ""), ("false", "no", "")))
 
 
+UNSCORED: Final = "No score here: what runs is being learnt, the rest stands still"
+"""What an empty panel of scores means."""
+
+
 def steps(*pairs: tuple[float | None, str]) -> Json:
     """Thresholds: each colour from its value on; the first has None."""
     return {

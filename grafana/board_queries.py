@@ -15,7 +15,11 @@ IN_RANGE: Final = "$timeFilter"
 RECENT: Final = "time <= ${__to}ms AND time > ${__to}ms - 30d"
 # Cases and alarms are kept, and written only where they change: one may stand for months.
 STANDING: Final = "time <= ${__to}ms AND time > ${__to}ms - 365d"
+# What is known where the range begins.
+BEFORE: Final = "time < ${__from}ms AND time > ${__from}ms - 30d"
 LAST_DAY: Final = "time <= ${__to}ms AND time > ${__to}ms - 1d"
+
+LEARNING: Final = "learning_pct < 100"
 
 # "All" is the regular expression .*, which matches sensors without this tag, too.
 CHAIN: Final = ("plant", "area", "line", "asset")
@@ -27,12 +31,14 @@ OF_ASSET_SENSORS: Final = f"{OF_ASSET} AND sensor =~ /^${{sensor:regex}}$/"
 EVERY: Final = "time($__interval)"
 
 
-def select(what: str, source: str, *where: str, by: str = "", fill: str = "none") -> str:
+def select(
+    what: str, source: str | tuple[str, ...], *where: str, by: str = "", fill: str = "none"
+) -> str:
     """One InfluxQL query.
 
     Args:
         what: Columns, each with its name.
-        source: Measurement, or a query to select from.
+        source: Measurement, or a query to select from, or several of these, whose rows add up.
         where: Conditions, all of which must hold.
         by: What to group by; with an interval of time, empty ones are filled as `fill` says.
         fill: `none` leaves them out.
@@ -42,12 +48,14 @@ def select(what: str, source: str, *where: str, by: str = "", fill: str = "none"
     >>> select("ok", "SELECT ok FROM sensor_health", "ok = 0")
     'SELECT ok FROM (SELECT ok FROM sensor_health) WHERE ok = 0'
     """
-    words = ["SELECT", what, "FROM", f"({source})" if " " in source else source]
+    sources = (source,) if isinstance(source, str) else source
+    words = ["SELECT", what, "FROM"]
+    words.append(", ".join(f"({one})" if " " in one else one for one in sources))
     if where:
         words += ["WHERE", " AND ".join(where)]
     if by:
         words += ["GROUP BY", by]
-    if "time(" in by:
+    if "time(" in by or fill != "none":
         words.append(f"fill({fill})")
     return " ".join(words)
 

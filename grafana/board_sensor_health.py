@@ -23,7 +23,7 @@ from board_parts import (
     states_over_time,
     words,
 )
-from board_queries import EVERY, IN_RANGE, OF_SENSORS, RECENT, last, select
+from board_queries import BEFORE, EVERY, IN_RANGE, OF_SENSORS, RECENT, last, select
 
 TEAL: Final = "#2B6A73"
 BELIEF: Final = words(((0, "cannot be believed", PURPLE), (1, "believable", TEAL)))
@@ -32,6 +32,27 @@ SENSOR_PICTURE: Final = "${snapshots}/sensor?id="
 NEWEST: Final = select(
     last("ok", "faults", "detail"), "sensor_health", RECENT, OF_SENSORS, by="asset, sensor"
 )
+
+# A silence is one point where it begins: what was known last holds on until the next one, and what
+# was silent before the range is so until it is heard in it.
+_KNOWN: Final = select("last(ok) AS good", "sensor_health", IN_RANGE, OF_SENSORS,
+                       by=f"{EVERY}, asset, sensor", fill="previous")  # fmt: skip
+_SILENT: Final = select(
+    "ok AS silent",
+    select(last("ok", "faults"), "sensor_health", BEFORE, OF_SENSORS, by="asset, sensor"),
+    "faults =~ /silent/",
+)
+_STEPS: Final = select("sum(good) AS good, count(good) AS steps, count(silent) AS silent",
+                       (_KNOWN, _SILENT), by="asset, sensor", fill="0")  # fmt: skip
+_DUE: Final = "(steps + silent * ((${__to} - ${__from}) / $__interval_ms - steps))"
+# By sensor to the outside: InfluxDB sums wrongly what was filled in a query within a query that
+# does not group by it, too.
+AVAILABLE: Final = select(f"good / {_DUE} AS availability", _STEPS, by="asset, sensor")
+# In each step the newest window counts.
+STEPS: Final = 300
+TO_ROWS: Final[Json] = {
+    "id": "reduce", "options": {"mode": "seriesToRows", "reducers": ["lastNotNull"]}
+}  # fmt: skip
 
 
 def _link_to_picture() -> Json:
@@ -42,12 +63,37 @@ def _availability() -> Json:
     return panel(
         "stat",
         "Availability",
-        "Share of the windows in this range whose sensor could be believed, all sensors together. "
-        "A silent sensor gives no windows: see when each was heard last.",
-        [ask(select("mean(ok) AS availability", "sensor_health", IN_RANGE, OF_SENSORS))],
-        options=stat_options(),
+        "Share of the time of this range in which a sensor could be believed, neither faulty nor "
+        "silent; mean of all sensors. A new one counts from its first window on.",
+        [ask(AVAILABLE, "$tag_sensor")],
+        options=stat_options()
+        | {"reduceOptions": {"calcs": ["mean"], "fields": "", "values": False}},
         field={"unit": "percentunit", "decimals": 1},
+        transform=[TO_ROWS],
+        maxDataPoints=STEPS,
     )
+
+
+def _available() -> Json:
+    shown = {"Field": "Sensor", "Last *": "Available"}
+    return panel(
+        "table",
+        "Available, worst first",
+        "Share of the time of this range in which each sensor could be believed: neither faulty "
+        "nor silent.",
+        [ask(AVAILABLE, "$tag_sensor")],
+        options={"showHeader": True, "cellHeight": "sm", "footer": {"show": False}},
+        overrides=[
+            override("Sensor", mappings=SHORT_SENSOR, links=[_link_to_picture()]),
+            override(
+                "Available", unit="percentunit", min=0, max=1, decimals=1, custom__width=130,
+                custom__cellOptions={"type": "gauge", "mode": "basic"},
+                color={"mode": "fixed", "fixedColor": TEAL},
+            ),
+        ],
+        transform=[TO_ROWS, columns(shown), by_worst("Available", down=False)],
+        maxDataPoints=STEPS,
+    )  # fmt: skip
 
 
 def _now(title: str, about: str, condition: str, colour: str = PURPLE) -> Json:
@@ -121,7 +167,7 @@ def _silent() -> Json:
 
 def _worst() -> Json:
     measured = select(
-        "mean(ok) AS availability, count(ok) AS windows, sum(gap_s) AS lost, mean(clip) AS clip, "
+        "mean(ok) AS believable, count(ok) AS windows, sum(gap_s) AS lost, mean(clip) AS clip, "
         "mean(flat) AS flat, spread(bias) AS bias, mean(running) AS running",
         "sensor_health",
         IN_RANGE,
@@ -130,7 +176,7 @@ def _worst() -> Json:
     )
     shown = {
         "sensor": "Sensor",
-        "availability": "Available",
+        "believable": "Believable",
         "windows": "Windows",
         "lost": "Lost",
         "clip": "Clipped",
@@ -138,32 +184,28 @@ def _worst() -> Json:
         "bias": "Bias moved",
         "running": "Ran",
     }
-    bar = {"type": "gauge", "mode": "basic"}
     return rows(
-        "Sensors in this range, worst first",
-        "Available: share of its windows that could be believed. Lost: time "
-        "missing in front of windows. Clipped, flat: share of all samples at the limits of the "
-        "sensor, or that do not move. Bias moved: largest less smallest mean of a window, in the "
-        "sensor's unit. Ran: share of its windows in which the machine ran.",
+        "Windows of this range, worst first",
+        "Believable: share of the sensor's windows that could be believed; a silent one has none. "
+        "Lost: time missing in front of windows. Clipped, flat: share of all samples at the limits "
+        "of the sensor, or that do not move. Bias moved: largest less smallest mean of a window, "
+        "in the sensor's unit. Ran: share of its windows in which the machine ran.",
         [ask(select(", ".join(shown), measured), table=True)],
         [
             columns(shown),
-            by_worst("Available", down=False),
+            by_worst("Believable", down=False),
         ],
         overrides=[
             override(
-                "Sensor", mappings=SHORT_SENSOR, links=[_link_to_picture()], custom__width=230
+                "Sensor", mappings=SHORT_SENSOR, links=[_link_to_picture()], custom__width=190
             ),
-            override(
-                "Available", unit="percentunit", min=0, max=1, decimals=1,
-                custom__cellOptions=bar, color={"mode": "fixed", "fixedColor": TEAL},
-            ),
+            override("Believable", unit="percentunit", decimals=1, custom__width=95),
             override("Windows", decimals=0, custom__width=85),
-            override("Lost", unit="s", decimals=0, custom__width=80),
+            override("Lost", unit="s", decimals=0, custom__width=75),
             override("Clipped", unit="percentunit", decimals=1, custom__width=80),
-            override("Flat", unit="percentunit", decimals=1, custom__width=75),
+            override("Flat", unit="percentunit", decimals=1, custom__width=70),
             override("Bias moved", unit="short", decimals=3, custom__width=105),
-            override("Ran", unit="percentunit", decimals=0, custom__width=70),
+            override("Ran", unit="percentunit", decimals=0),
         ],
     )  # fmt: skip
 
@@ -278,7 +320,7 @@ def sensor_health(snapshots: str) -> Json:
             ],
         ),
         (8, [(15, _broken()), (9, _silent())]),
-        (10, [(15, _worst()), (9, [
+        (10, [(7, _available()), (11, _worst()), (6, [
             (5, _over_time("Clipped", "Share of the samples of a window at the limits of the "
                            "sensor; only where there are any.", "clip", "max", "percentunit",
                            condition="clip > 0", points="always", empty="No sample was clipped")),
