@@ -46,6 +46,9 @@ def bench_embeddings(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for results; made if absent.")
     ] = Path("echowatch-bench"),
+    without_level: Annotated[
+        bool, typer.Option("--without-level", help="Bring every window to one RMS first.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer windows, one seed.")] = False,
 ) -> None:
     """Compare encoders with the same network untrained, log-band energies, RMS + kurtosis.
@@ -65,7 +68,9 @@ def bench_embeddings(
         representations = chosen(models or [DEFAULT_MODEL])
     except ValueError as error:
         _refuse(str(error))
-    bench = Bench(tuple(representations), data, 1 if quick else seeds, distances, quick)
+    bench = Bench(
+        tuple(representations), data, 1 if quick else seeds, distances, quick, without_level
+    )
     figures = _run(bench, wanted)
     if not figures:
         _refuse("no set could be run: give the folder of the recordings with --data")
@@ -177,6 +182,7 @@ def _write(out: Path, figures: "list[Figure]", bench: "Bench") -> None:
     about = {
         "seeds": bench.seeds,
         "quick": bench.quick,
+        "without_level": bench.level_removed,
         "models": {r.name: _model_id(r) for r in bench.representations if r.engine is not None},
     }
     write_json(out / "embeddings.json", everything, about)
@@ -186,7 +192,8 @@ def _write(out: Path, figures: "list[Figure]", bench: "Bench") -> None:
         {r.name: r.kind for r in bench.representations},
         {name: known.title for name, known in SETS.items()},
         f"Mean of {bench.seeds} seeds, 95 % intervals over recordings, distance "
-        f"{bench.distances[0]}{'; quick' if bench.quick else ''}",
+        f"{bench.distances[0]}{', level removed' if bench.level_removed else ''}"
+        f"{'; quick' if bench.quick else ''}",
     )
     console.print(f"wrote {out}/embeddings.csv, .json, .svg", markup=False, soft_wrap=True)
 

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from typer.testing import CliRunner
 
 from pipeline.bench.catalogue import SETS
-from pipeline.bench.degrade import CASES, CLEAN, Case, degraded
+from pipeline.bench.degrade import CASES, CLEAN, Case, degraded, one_level
 from pipeline.bench.figures import Figure, Subject, figures_of
 from pipeline.bench.neighbours import DISTANCES, area, band_z, cosine, euclid, vote, whitened
 from pipeline.bench.recordings import Reading, read_corpus
@@ -266,7 +266,8 @@ def test_a_trained_model_brings_its_untrained_twin(tmp_path):
 
 def test_every_set_has_a_mean_over_sets_of_equal_weight():
     def figure(name, case, value):
-        return Figure(name, case, "AUROC", "m", value, value - 0.1, value + 0.1, "", "task", 5)
+        ends = value - 0.1, value + 0.1
+        return Figure(name, case, "AUROC", "m", value, *ends, "", "task", 5, case == "mean")
 
     figures = [figure("x", "one", 0.2), figure("x", "two", 0.4), figure("x", "mean", 0.3)]
     figures.append(figure("y", "only", 0.9))
@@ -378,6 +379,15 @@ def test_simulated_faults_have_the_level_that_they_claim():
     assert again.windows.shape != corpus.windows.shape or not np.allclose(
         again.windows, corpus.windows
     )
+
+
+def test_without_level_windows_differ_in_shape_only():
+    windows = waves(3)
+    windows[2] = 0
+    levelled = one_level(windows * np.float32(7))
+    assert levelled[:2].std(1) == pytest.approx(0.1, rel=1e-4)
+    assert levelled == pytest.approx(one_level(windows), abs=1e-6)
+    assert not levelled[2].any()
 
 
 def test_clean_windows_are_left_alone():

@@ -10,6 +10,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.gain import TARGET_RMS
+
 F32 = NDArray[np.float32]
 Colour = Literal["white", "pink"]
 
@@ -51,6 +53,15 @@ def degraded(windows: F32, case: Case, seed: int) -> F32:
     """Add noise and gain to (B, N) windows; they are left as they are."""
     rng = np.random.default_rng((seed, 20))
     return np.stack([_one(wave, case, rng) for wave in windows])
+
+
+def one_level(windows: F32) -> F32:
+    """(B, N) windows at an RMS of `gain.TARGET_RMS`; digital silence stays silent."""
+    rms = windows.std(1, keepdims=True, dtype=np.float64)
+    scaled: F32 = (windows * np.where(rms > 0, TARGET_RMS / np.maximum(rms, 1e-12), 0.0)).astype(
+        np.float32
+    )
+    return scaled
 
 
 def _one(wave: F32, case: Case, rng: np.random.Generator) -> F32:

@@ -33,6 +33,7 @@ class Figure:
         against: The other representation of a difference, empty for a plain figure.
         distance: Between embeddings, empty where it does not matter.
         units: Recordings (machines, clips) that were scored.
+        summary: Whether it stands for its set where sets are compared.
     """
 
     set: str
@@ -45,6 +46,7 @@ class Figure:
     against: str = ""
     distance: str = ""
     units: int = 0
+    summary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Subject:
     case: str
     measure: str
     distance: str = ""
+    summary: bool = False
 
 
 def figures_of(
@@ -116,5 +119,5 @@ def _figure(
         low = high = float("nan")
     return Figure(
         subject.set, subject.case, subject.measure, name, value, low, high, against,
-        subject.distance, units,
+        subject.distance, units, subject.summary,
     )  # fmt: skip

@@ -129,8 +129,9 @@ def _lines(figures: Sequence[Figure], label: Callable[[Figure], str]) -> Iterato
 
 
 def _summary(figure: Figure) -> str:
+    """`anomaly cwru, AUROC` where a set has several parts."""
     part = figure.case.removesuffix("mean").strip() if figure.case.endswith("mean") else ""
-    return f"{figure.set}{f' {part}' if part else ''}, {figure.measure}"
+    return f"{figure.set} {part}".strip() + f", {figure.measure}"
 
 
 def _is_share(figure: Figure) -> bool:

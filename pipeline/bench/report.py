@@ -13,8 +13,6 @@ from rich.text import Text
 
 from pipeline.bench.figures import Figure
 
-MEAN: Final = "mean"
-"""Last word of the case of a figure that sums up a set."""
 ALL: Final = "all sets"
 # What may be averaged over sets: 1 is perfect.
 SHARES: Final = ("balanced accuracy", "AUROC", "pAUC", "right band")
@@ -22,13 +20,11 @@ BETTER, WORSE = "green", "red"
 
 
 def summaries(figures: Sequence[Figure]) -> list[Figure]:
-    """The figures that stand for their sets: the only case of a measure, or its mean."""
+    """The figures that stand for their sets; a measure with one case needs no mark."""
     cases: dict[tuple[str, str, str], set[str]] = {}
     for f in figures:
         cases.setdefault((f.set, f.measure, f.distance), set()).add(f.case)
-    return [
-        f for f in figures if f.case.endswith(MEAN) or len(cases[f.set, f.measure, f.distance]) == 1
-    ]
+    return [f for f in figures if f.summary or len(cases[f.set, f.measure, f.distance]) == 1]
 
 
 def overall(figures: Sequence[Figure]) -> list[Figure]:
@@ -48,7 +44,7 @@ def overall(figures: Sequence[Figure]) -> list[Figure]:
         halves = [_mean([(f.high - f.low) / 2 for f in part]) for part in sets.values()]
         value, half = _mean(values), math.hypot(*halves) / len(sets)
         found.append(
-            Figure(ALL, MEAN, "of the sets", name, value, value - half, value + half, against,
+            Figure(ALL, "mean", "of the sets", name, value, value - half, value + half, against,
                    distance, sum(max(f.units for f in part) for part in sets.values()))
         )  # fmt: skip
     return found

@@ -4,11 +4,12 @@ A set is a function that takes a `Bench` and yields figures; `pipeline.bench.cat
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.bench.degrade import one_level
 from pipeline.bench.figures import F64, Figure, Subject, figures_of
 from pipeline.bench.representations import F32, Representation, pairs
 
@@ -30,6 +31,7 @@ class Bench:
         seeds: Of noise, gain and simulated machines: 0 ... seeds - 1.
         distances: Names in `neighbours.DISTANCES`.
         quick: Fewer windows, for a look within a minute.
+        level_removed: Bring every window to one RMS first: what is left without its level?
         advance: Called with a note after each piece of work that `BenchSet.steps` counts.
     """
 
@@ -38,6 +40,7 @@ class Bench:
     seeds: int = 3
     distances: tuple[str, ...] = ("task",)
     quick: bool = False
+    level_removed: bool = False
     advance: Advance = _silent
     _kept: dict[Hashable, Embedded] = field(default_factory=dict)
 
@@ -54,7 +57,7 @@ class Bench:
     def embedded(self, key: Hashable, windows: Callable[[], F32], rate_hz: float) -> Embedded:
         """(B, K, D) per representation; computed once per `key`, kept in memory."""
         if key not in self._kept:
-            waves = windows()
+            waves = one_level(windows()) if self.level_removed else windows()
             self._kept[key] = {r.name: r.embed(waves, rate_hz) for r in self.representations}
         return self._kept[key]
 
@@ -63,7 +66,7 @@ class Bench:
     ) -> list[Figure]:
         """Figures of the mean over cases, which were scored on the same units in one order.
 
-        Cases without seeds count as if each seed gave the same.
+        Cases without seeds count as if each seed gave the same. Stands for its set.
         """
         seeds = max(values.shape[0] for case in scores for values in case.values())
         means = {
@@ -72,7 +75,7 @@ class Bench:
             )
             for r in self.representations
         }
-        return self.figures(subject, means, weights)
+        return self.figures(replace(subject, summary=True), means, weights)
 
     def figures(
         self, subject: Subject, scores: Mapping[str, F64], weights: F64 | None = None
