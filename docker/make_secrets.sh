@@ -19,7 +19,7 @@ only=()
 passwords=(
   kafka_admin_password kafka_ingest_password kafka_worker_password kafka_serve_password
   kafka_operator_password influx_admin_password influx_admin_token grafana_admin_password
-  serve_token
+  grafana_secret_key serve_token
 )
 # InfluxDB makes these itself: `echowatch influx init` fills the empty files.
 given_later=(influx_writer_token influx_reader_token)
@@ -88,6 +88,8 @@ if [[ -n $env_file && -s $env_file ]]; then # what belongs to others now, contai
   user=$(sed -n 's/^STACK_UID=//p' "$env_file"):$(sed -n 's/^STACK_GID=//p' "$env_file")
   [[ -z $owner || $owner == "$user" ]] ||
     fail "--user is $owner, but containers run as $user: change STACK_UID, STACK_GID in $env_file"
+  [[ ! ${user%:*} =~ ^0+$ ]] ||
+    fail "STACK_UID is 0 in $env_file: containers never run as root, choose another user"
   if ((EUID == 0)) && [[ $user =~ ^[1-9][0-9]*:[0-9]+$ ]]; then owner=$user; fi
 fi
 if ((EUID == 0)) && [[ -n $env_file && -z $owner ]]; then

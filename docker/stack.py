@@ -134,20 +134,6 @@ def _start(service: parts.Service) -> None:
     say(f"  {service.name} is up ({time.monotonic() - began:.1f} s)")
 
 
-def boards(place: Place) -> None:
-    """Write the boards with links to the pictures of this stack.
-
-    Raises:
-        StackError: where they cannot be written.
-    """
-    write = [sys.executable, str(HERE.parent / "grafana" / "boards.py"), "write"]
-    pictures = f"http://localhost:{place.ports['serve']}"
-    own = ["--snapshots", pictures, "--to", str(place.data / "boards")]
-    done = subprocess.run([*write, *own], capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise StackError(f"boards cannot be written: {done.stderr.strip().splitlines()[-1]}")
-
-
 def bootstrap(place: Place) -> None:
     """Compose's bootstrap job: principals and their rights, topics, buckets, tokens.
 
@@ -225,7 +211,6 @@ class Stack:
             "GF_SERVER_ROOT_URL": f"{self.url}/",
             "GF_SECURITY_COOKIE_SECURE": "false",
             "ECHOWATCH_GRAFANA_SNAPSHOT_URL": f"http://localhost:{port}",
-            "ECHOWATCH_GRAFANA_DASHBOARDS": str(place.data / "boards"),
         }
         plain = dict.fromkeys(f"ECHOWATCH_SERVE__{n}_FILE" for n in ("CERT", "KEY", "TOKEN"))
         self.stores = [parts.kafka(place), parts.influxdb(place)]
@@ -245,7 +230,6 @@ class Stack:
         Raises:
             StackError: where one does not start.
         """
-        boards(self.place)
         together(self.stores)
         bootstrap(self.place)
         together([*self.workers, *self.pages])

@@ -39,7 +39,7 @@ class Place:
     def variables(self) -> dict[str, str]:
         """All that compose.yaml may ask for."""
         own = {"STACK_SECRETS": str(self.secrets), "STACK_DATA": str(self.data)}
-        return {"STACK_UID": "0", "STACK_GID": "0", **self.given, **own}
+        return {"STACK_UID": "none", "STACK_GID": "none", **self.given, **own}
 
 
 def environment(service: str, place: Place, compose: Path = COMPOSE) -> dict[str, str]:

@@ -131,15 +131,17 @@ def grafana(place: Place, changed: Mapping[str, str]) -> Service:
     home, port = grafana_home(), place.ports["grafana"]
     (place.data / "grafana").mkdir(parents=True, exist_ok=True)
     own = {
+        "GRAFANA_BOARDS": str(HERE.parent / "grafana" / "dashboards"),
+        "GRAFANA_SECRETS": str(place.secrets),
         "GF_SERVER_HTTP_PORT": str(port),
         "GF_PATHS_PLUGINS": str(place.data / "grafana"),
         "ECHOWATCH_GRAFANA_KEEP": keep(home),
     }
     variables = environment("grafana", place) | own | dict(changed)
     config = HERE.parent / "grafana" / "grafana.ini"
-    command = [str(home / "bin" / "grafana"), "server", "--homepath", str(home)]
+    command = [BASH, str(HERE / "grafana" / "start.sh"), str(home / "bin" / "grafana"), "server"]
     address = f"{variables['GF_SERVER_PROTOCOL']}://127.0.0.1:{port}/api/health"
-    command += ["--config", str(config)]
+    command += ["--homepath", str(home), "--config", str(config)]
     return Service("Grafana", place, port, command, variables, _answers(place, address, "ok"))
 
 

@@ -275,6 +275,7 @@ class GrafanaServer(Server, GrafanaAccess):
         password = _kept(self.folder / "admin_password", secrets.token_urlsafe(16))
         GrafanaAccess.__init__(self, f"http://127.0.0.1:{self.port}", ("admin", password))
         _kept(self.folder / "reader_token", token, anew=True)
+        _kept(self.folder / "secret_key", secrets.token_hex(32))
         self.variables = {
             **VARIABLES,
             "KEEP": keep(self.home),
@@ -300,6 +301,7 @@ class GrafanaServer(Server, GrafanaAccess):
             "GF_PATHS_PLUGINS": str(self.folder / "plugins"),
             "GF_PATHS_PROVISIONING": str(self._provisioned()),
             "GF_SECURITY_ADMIN_PASSWORD": f"$__file{{{self.folder / 'admin_password'}}}",
+            "GF_SECURITY_SECRET_KEY": f"$__file{{{self.folder / 'secret_key'}}}",
             "GF_UNIFIED_ALERTING_MIN_INTERVAL": "10s",
             "GF_UNIFIED_ALERTING_ALERTMANAGER_CONFIG_POLL_INTERVAL": "5s",
         }

@@ -31,7 +31,13 @@ NEEDED = {
     "influxdb": {"ca.pem", "influx.pem"},
     "worker": {"ca.pem", "kafka_worker_password", "influx_writer_token"},
     "serve": {"ca.pem", "serve.pem", "serve_token", "kafka_serve_password"},
-    "grafana": {"ca.pem", "grafana.pem", "grafana_admin_password", "influx_reader_token"},
+    "grafana": {
+        "ca.pem",
+        "grafana.pem",
+        "grafana_admin_password",
+        "grafana_secret_key",
+        "influx_reader_token",
+    },
     "replay": {"ca.pem", "kafka_ingest_password"},
     "operator": {"ca.pem", "kafka_operator_password"},
 }
@@ -172,7 +178,7 @@ def test_every_setting_of_a_container_exists_and_is_valid(name):
 
 
 def test_grafana_is_given_just_the_variables_that_its_files_name():
-    files = (ROOT / "grafana" / "provisioning").rglob("*.yaml")
+    files = [*(ROOT / "grafana" / "provisioning").rglob("*.yaml"), DOCKER / "grafana" / "start.sh"]
     text = "\n".join(file.read_text("utf-8") for file in files)
     named = set(re.findall(rf"\${{?({GRAFANA}\w+)", text))
     given = stack("cpu")["services"]["grafana"]["environment"]
@@ -184,6 +190,8 @@ def test_grafana_lets_nobody_in_unasked_and_has_its_password_from_a_file():
     assert given["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
     assert given["GF_USERS_AUTO_ASSIGN_ORG_ROLE"] == "Viewer"
     assert Path(given["GF_SECURITY_ADMIN_PASSWORD__FILE"]).name == "grafana_admin_password"
+    secret_key = given["GF_SECURITY_SECRET_KEY"]
+    assert secret_key.endswith("__file{/run/secrets/grafana_secret_key}")
     assert given["GF_SERVER_PROTOCOL"] == "https"
     assert "GF_SECURITY_ADMIN_PASSWORD" not in given
 

@@ -5,7 +5,18 @@ import shutil
 import pytest
 import yaml
 
-from docker_cases import DOCKER, ROOT, STACKS, compose, make_secrets, openssl, run, tracked
+from docker_cases import (
+    DOCKER,
+    OURS,
+    ROOT,
+    STACKS,
+    compose,
+    make_secrets,
+    openssl,
+    run,
+    stack,
+    tracked,
+)
 from pipeline.settings import load
 from pipeline.topics import specs
 
@@ -138,6 +149,15 @@ def test_containers_run_as_the_owner_of_the_secrets_and_never_as_root(tmp_path):
     assert not found.returncode, found.stderr
 
 
+def test_a_stack_that_would_run_as_root_is_refused(tmp_path):
+    script = shutil.copy2(DOCKER / "make_secrets.sh", tmp_path)
+    (tmp_path / ".env").write_text("STACK_UID=0\nSTACK_GID=0\n", "utf-8")
+    done = make_secrets(None, script=script)
+    assert done.returncode
+    assert "STACK_UID is 0" in done.stderr
+    assert not (tmp_path / "secrets").exists()
+
+
 def test_git_ignores_what_is_secret_or_local():
     for name in ("secrets/ca.key", ".env", "data/kafka/x", "echowatch.env"):
         done = run("git", "check-ignore", "--quiet", f"docker/{name}", cwd=ROOT)
@@ -179,6 +199,16 @@ def test_broker_does_not_start_without_a_secret(tmp_path, made, missing, how):
     done = start(tmp_path)
     assert done.returncode
     assert f"{missing} is missing, empty or not readable: docker/make_secrets.sh" in done.stderr
+
+
+def test_broker_does_not_start_where_containers_would_be_root(tmp_path, made):
+    shutil.copytree(made, tmp_path / "secrets")
+    done = start(tmp_path, KAFKA_USER="0")
+    assert done.returncode
+    assert "STACK_UID is 0, but containers never run as root" in done.stderr
+    assert not start(tmp_path, KAFKA_USER="1000").returncode
+    wanted = stack("cpu")["services"]["kafka"]["environment"]["KAFKA_USER"]
+    assert wanted == OURS["STACK_UID"]
 
 
 def test_broker_with_an_unencrypted_listener_starts_in_dev_only(tmp_path, made):

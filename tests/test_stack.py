@@ -176,6 +176,15 @@ def test_the_boards_are_there_for_who_logs_in_only(stack):
 
 
 @pytest.mark.stack
+def test_boards_of_the_stack_lead_to_its_own_pages(stack):
+    pages = re.search(r"http://localhost:\d+(?=\s+open on this machine)", stack.text)[0]
+    for uid in ("echowatch-fleet", "echowatch-sensor-health"):
+        board = stack.grafana.call("GET", f"/api/dashboards/uid/{uid}")["dashboard"]
+        listed = {variable["name"]: variable for variable in board["templating"]["list"]}
+        assert listed["snapshots"]["query"] == pages
+
+
+@pytest.mark.stack
 def test_grafana_s_token_cannot_write(stack):
     assert stack.write("reader") == "403"
     assert stack.write("writer") == "204"

@@ -20,6 +20,7 @@ KAFKA_BROKER_PORT=${KAFKA_BROKER_PORT:-9095}
 KAFKA_CONTROLLER_PORT=${KAFKA_CONTROLLER_PORT:-9093}
 KAFKA_THREADS=${KAFKA_THREADS:-3}
 KAFKA_HEAP=${KAFKA_HEAP:-512m}
+KAFKA_USER=${KAFKA_USER:-none} # of all containers of the stack, where they have one
 KAFKA_DEV=${KAFKA_DEV:-no} # yes: a plaintext listener is what is wanted
 
 fail() {
@@ -67,6 +68,8 @@ format() {
   rm -f "$KAFKA_RUN/format"
 }
 
+[[ ! $KAFKA_USER =~ ^0+$ ]] ||
+  fail "STACK_UID is $KAFKA_USER, but containers never run as root: name another user in docker/.env"
 if [[ $KAFKA_DEV != yes ]]; then
   for name in ca.pem kafka.pem kafka_admin_password; do secret "$name"; done
 fi
