@@ -10,6 +10,7 @@ from board_parts import (
     PURPLE,
     RED,
     SHORT_ASSET,
+    SHORTEST_ASSET,
     STATE_WORDS,
     STATES,
     YES_NO,
@@ -133,18 +134,18 @@ def _machines() -> Json:
     return panel(
         "stat",
         "Machines now, worst first",
-        "Each machine in the colour of its worst sensor that can be believed. Click one for its "
-        "board.",
+        "Each machine in the colour of its worst sensor that can be believed, by the last part of "
+        "its name. Click one for its board.",
         [ask(select("worst, asset, asset AS machine", ASSET_NOW), table=True)],
-        options=stat_options(colour="background", every=True)
-        | {"textMode": "value_and_name", "text": {"titleSize": 13, "valueSize": 13}},
+        # Without sizes of ours words shrink with their tile, so that a phone cuts none off.
+        options=stat_options(colour="background", every=True) | {"textMode": "value_and_name"},
         field={
             "mappings": STATE_WORDS,
             "links": [link("Board of this machine", ASSET_BOARD + "${__data.fields.asset}")],
         },
         overrides=[
             # What a link takes from another column is its text: `asset` stays whole.
-            override("machine", mappings=SHORT_ASSET),
+            override("machine", mappings=SHORTEST_ASSET),
             override("worst", displayName="${__data.fields.machine.text}"),
         ],
         transform=[
@@ -287,7 +288,7 @@ def fleet(snapshots: str) -> Json:
     layout: list[Row] = [
         (3, [(15, _counts()), (3, _silent()), (3, _load()), (3, _newest())]),
         (8, [(24, _cases())]),
-        (6, [(24, _machines())]),
+        (8, [(24, _machines())]),
         (15, [(12, _timeline()), (12, _drift())]),
     ]
     return board(

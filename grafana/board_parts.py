@@ -49,8 +49,10 @@ def _shortened(pattern: str) -> Mappings:
 
 
 # Ids are shown by what a person says of them, links get them whole.
+LAST: Final = "^(?:.*/)?([^/]+)$"
 LAST_TWO: Final = "^(?:.*/)?([^/]+/[^/]+)$"
 LAST_THREE: Final = "^(?:.*/)?([^/]+/[^/]+/[^/]+)$"
+SHORTEST_ASSET: Final = _shortened(LAST)
 SHORT_ASSET: Final = _shortened(LAST_TWO)
 SHORT_SENSOR: Final = _shortened(LAST_THREE)
 YES_NO: Final = words((("true", "yes", ""), ("false", "no", "")))
