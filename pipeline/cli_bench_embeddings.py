@@ -191,7 +191,7 @@ def _write(out: Path, figures: "list[Figure]", bench: "Bench") -> None:
         [f for f in figures if f.distance in (bench.distances[0], "")],
         {r.name: r.kind for r in bench.representations},
         {name: known.title for name, known in SETS.items()},
-        f"Mean of {bench.seeds} seeds, 95 % intervals over recordings, distance "
+        f"Seeds: {bench.seeds}, 95 % intervals over recordings, distance "
         f"{bench.distances[0]}{', level removed' if bench.level_removed else ''}"
         f"{'; quick' if bench.quick else ''}",
     )

@@ -1,6 +1,7 @@
 """Figures in, one self-contained SVG out: dots with intervals, set by set; no script."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -26,6 +27,8 @@ STYLE: Final = (
     "text{font-family:Inter,'Segoe UI','Helvetica Neue',Arial,sans-serif;fill:#1d2733}"
     ".t{font-size:14px;font-weight:600}.s{font-size:11px;fill:#6b7683}.l{font-size:12px}"
 )
+
+MEAN: Final = re.compile(r"\bmean\b")
 
 Line = tuple[str, list[Figure]]
 
@@ -120,7 +123,9 @@ def _details(figures: Sequence[Figure], titles: Mapping[str, str]) -> Iterator[P
         part = [f for f in plain if (f.set, f.measure) == (name, measure)]
         lines = tuple(_lines(part, lambda f: f.case))
         if len(lines) > 1 or not _is_share(part[0]):
-            yield Panel(f"{titles.get(name, name)}: {measure}", lines)
+            better = " (lower is better)" if measure.endswith("lower") else ""
+            what = measure.removesuffix(", lower") + better
+            yield Panel(f"{titles.get(name, name)}: {what}", lines)
 
 
 def _lines(figures: Sequence[Figure], label: Callable[[Figure], str]) -> Iterator[Line]:
@@ -141,7 +146,7 @@ def _is_share(figure: Figure) -> bool:
 def _balanced(panels: list[Panel]) -> tuple[list[Panel], list[Panel]]:
     left: list[Panel] = []
     right: list[Panel] = []
-    for panel in sorted(panels, key=lambda p: -p.height):
+    for panel in panels:
         shorter = min((left, right), key=lambda column: sum(p.height + GUTTER for p in column))
         shorter.append(panel)
     return left, right
@@ -176,7 +181,7 @@ def _panel(panel: Panel, colours: Mapping[str, str], x: int, y: int, width: int)
         row = y + TITLE + ROW * i
         if i % 2 == 0:
             parts.append(f'<rect x="{x}" y="{row}" width="{width}" height="{ROW}" fill="{BAND}"/>')
-        weight = ' font-weight="600"' if label.startswith("mean") else ""
+        weight = ' font-weight="600"' if MEAN.search(label) else ""
         parts.append(
             f'<text class="l" x="{x + 8}" y="{row + ROW / 2 + 4}"{weight}>{escape(label)}</text>'
         )
@@ -185,7 +190,7 @@ def _panel(panel: Panel, colours: Mapping[str, str], x: int, y: int, width: int)
         parts.append(
             f'<path d="M{at(tick):.1f} {y + TITLE}V{foot}" stroke="{dark}"/>'
             f'<text class="s" x="{at(tick):.1f}" y="{foot + 16}" text-anchor="middle">'
-            f"{tick:{'+g' if panel.zero and tick else 'g'}}</text>"
+            f"{tick:{'+.3g' if panel.zero and tick else '.3g'}}</text>"
         )
     for i, (_, figures) in enumerate(panel.lines):
         parts += _dots(figures, colours, y + TITLE + ROW * i, at)
@@ -220,15 +225,23 @@ def _dots(
 
 
 def _axis(panel: Panel) -> tuple[float, float, list[float]]:
-    """Ends and ticks: 0 to 1 for shares, symmetric for differences, else what there is."""
+    """Ends and ticks: up to 1 for shares, symmetric for differences, else what there is."""
     figures = [f for _, part in panel.lines for f in part]
     ends = [v for f in figures for v in (f.low, f.value, f.high) if math.isfinite(v)]
     if panel.zero:
-        reach = max(0.1, math.ceil(10 * max((abs(v) for v in ends), default=0.1)) / 10)
-        return -reach, reach, [-reach, -reach / 2, 0.0, reach / 2, reach]
+        low = min(-0.1, math.floor(10 * min(ends, default=0.0)) / 10)
+        high = max(0.1, math.ceil(10 * max(ends, default=0.0)) / 10)
+        return low, high, _ticks(low, high, 0.1 if high - low < 0.75 else 0.2)
     if all(0 <= v <= 1 for v in ends):
-        return 0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0]
+        low = min(0.5, math.floor(4 * min(ends)) / 4)
+        return low, 1.0, _ticks(low, 1.0, 0.1 if low == 0.5 else 0.25)
     high = max(ends)
     unit = 10 ** math.floor(math.log10(high))
     top = next(n * unit for n in (1, 2, 3, 4, 5, 6, 8, 10) if n * unit >= high)
     return min(0.0, *ends), top, [0.0, top / 2, top]
+
+
+def _ticks(low: float, high: float, step: float) -> list[float]:
+    """Multiples of a step from end to end."""
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(n * step, 6) for n in range(first, last + 1)]
