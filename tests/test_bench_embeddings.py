@@ -261,7 +261,20 @@ def test_a_trained_model_brings_its_untrained_twin(tmp_path):
     assert [one.kind for one in found][:2] == ["trained", "untrained"]
     assert ("mine", "untrained nano") in pairs(found)
     assert ("mine", EQUAL_BANDS) in pairs(found)
-    assert len({one.name for one in chosen(["untrained:nano", "untrained:nano"])}) == 4
+    assert len(chosen(["untrained:nano", "untrained:nano"])) == 4
+
+
+def test_two_models_of_one_name_are_told_apart(tmp_path):
+    from echo_model.checkpoints import CONFIGS
+    from echo_model.echo import Echo
+
+    for seed in (1, 2):
+        (tmp_path / str(seed) / "run").mkdir(parents=True)
+        Echo(CONFIGS["nano"], seed=seed).save(tmp_path / str(seed) / "run/encoder.safetensors")
+    found = chosen([str(tmp_path / str(seed) / "run/encoder.safetensors") for seed in (1, 2)])
+    first, second = (one.name for one in found[:2])
+    assert first != second
+    assert first.startswith("run ")
 
 
 def test_every_set_has_a_mean_over_sets_of_equal_weight():

@@ -4,7 +4,7 @@ All are applied to the same windows. Shapes: B windows, N samples, K bands, D nu
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -154,7 +154,7 @@ def chosen(models: Sequence[str]) -> list[Representation]:
     Raises:
         ValueError: A model that cannot be loaded.
     """
-    found = [encoder(model) for model in models]
+    found = _apart([encoder(model) for model in models])
     there = {r.name for r in found}
     sizes = dict.fromkeys(_size(r) for r in found if r.kind == "trained")
     twins = [s for s in sizes if s in CONFIGS and _twin(s) not in there]
@@ -163,9 +163,23 @@ def chosen(models: Sequence[str]) -> list[Representation]:
     return [*found, log_bands(), equal_bands(widest), rms_kurtosis()]
 
 
+def _apart(found: Sequence[Representation]) -> list[Representation]:
+    """One of each network; two with one name get the beginning of their digest behind it."""
+    by_id = {_model_id(r): r for r in found}
+    names = [r.name for r in by_id.values()]
+    return [
+        replace(r, name=f"{r.name} {model_id.split('-')[-1]}") if names.count(r.name) > 1 else r
+        for model_id, r in by_id.items()
+    ]
+
+
 def _size(representation: Representation) -> str:
+    return _model_id(representation).split("-")[1]
+
+
+def _model_id(representation: Representation) -> str:
     assert representation.engine is not None  # noqa: S101  (for the type checker)
-    return representation.engine.model_id.split("-")[1]
+    return representation.engine.model_id
 
 
 def pairs(found: Sequence[Representation]) -> list[tuple[str, str]]:
