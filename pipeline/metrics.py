@@ -183,6 +183,7 @@ class Metrics:
         self.nan_scores = count(
             "nan_scores", "nan_scores", "Windows that the model gave no finite score for"
         )
+        self.snapshots = count("snapshots", "snapshots", "Pictures of windows sent for people")
         for reason in DEAD_LETTER_REASONS:
             self.dead_letters.labels(reason)
         for kind in get_args(StreamEventKind):

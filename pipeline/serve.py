@@ -12,12 +12,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from pipeline import serve_pages as pages
 from pipeline.endpoints import EndpointError, Judge, address_trouble, is_loopback
+from pipeline.metrics import CONTENT_TYPE
 from pipeline.serve_login import Login, LoginError
 from pipeline.service_settings import Serve
-from pipeline.snapshot_store import Case, SnapshotStore
+from pipeline.snapshot_store import Case, Pair, SnapshotStore
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +76,17 @@ class SnapshotServer:
         self._login = Login(token, secure=settings.cert_file is not None)
         self._drawing = asyncio.Semaphore(AT_ONCE)
         self._waiting = 0
+        self._registry = CollectorRegistry()
+        self._pages = Counter(
+            "echowatch_serve_pages_total", "Pages and records given", ["page"],
+            registry=self._registry,
+        )  # fmt: skip
+        self._snapshots = Counter(
+            "echowatch_serve_snapshots_total", "Pictures of windows shown in these",
+            registry=self._registry,
+        )  # fmt: skip
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._guarded])
-        for path in ("/", "/case", "/case.json", "/sensor", "/sensor.json", "/health"):
+        for path in ("/", "/case", "/case.json", "/sensor", "/sensor.json", "/health", "/metrics"):
             app.router.add_get(path, self._answer)
         app.router.add_post("/login", self._log_in)
         app.on_response_prepare.append(_add_headers)
@@ -167,6 +178,9 @@ class SnapshotServer:
             raise web.HTTPServiceUnavailable(headers={"Retry-After": "5"})
         if request.path == "/health":
             return self._judged()
+        if request.path == "/metrics":
+            told = generate_latest(self._registry)
+            return web.Response(body=told, headers={"Content-Type": CONTENT_TYPE})
         query = _query(request)
         self._waiting += 1
         try:
@@ -174,6 +188,7 @@ class SnapshotServer:
                 kind, body = await asyncio.to_thread(self._draw, request.path, query)
         finally:
             self._waiting -= 1
+        self._pages.labels(request.path).inc()
         answer = web.Response(body=body, content_type=kind, charset="utf-8")
         answer.enable_compression()
         return answer
@@ -220,13 +235,18 @@ class SnapshotServer:
 
     def _shown(self, evidence: Mapping[str, Any], case: Case) -> pages.Shown:
         sensor_id = evidence["sensor_id"]
-        pair = self._store.pair(sensor_id, case["opened_ns"], case["closed_ns"])
+        pair = self._pair(sensor_id, case["opened_ns"], case["closed_ns"])
         return pages.Shown(evidence, pair, first=sensor_id == case["first_out"])
+
+    def _pair(self, sensor_id: str, since_ns: int = 0, until_ns: int | None = None) -> Pair:
+        pair = self._store.pair(sensor_id, since_ns, until_ns)
+        self._snapshots.inc(sum(one is not None for one in (pair.now, pair.healthy)))
+        return pair
 
     def _sensor(self, query: Mapping[str, str]) -> tuple[pages.Shown, Case | None]:
         if (sensor_id := query.get("id")) is None:
             raise web.HTTPBadRequest
-        pair = self._store.pair(sensor_id)
+        pair = self._pair(sensor_id)
         one = pair.now or pair.healthy
         if one is None:
             raise Unknown(

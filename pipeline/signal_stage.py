@@ -294,14 +294,13 @@ class SignalStage:
         messages = [Outgoing(topic, t.asset.encode(), transition_to_json(t)) for t in changes]
         told_before = [message for told in overdue for message in told.messages]
         failed = [self._failed(w) for w in done.windows if NOT_EMBEDDED in w.health.faults]
-        kept = [self._snapshot(w) for w in done.windows if w.pin and not self._stranger(w)]
+        pinned = [w for w in done.windows if w.pin and not self._quarantined(w.sensor_id)]
+        kept = [self._snapshot(window) for window in pinned]
+        self._metrics.snapshots.inc(len(kept))
         newest_ns = max((window.window_end_ns for window in done.windows), default=0)
         self._count(done, len(messages), newest_ns)
         outgoing = [*letters, *failed, *kept, *told_before, *messages]
         return Outcome(points, outgoing, len(done.windows), newest_ns, barrier)
-
-    def _stranger(self, window: WindowResult) -> bool:
-        return self._quarantined(window.sensor_id)
 
     def _snapshot(self, window: WindowResult) -> Outgoing:
         """The samples of a window that people will want to see."""

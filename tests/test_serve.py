@@ -331,3 +331,25 @@ def test_a_certificate_that_cannot_be_used_is_told(tmp_path):
     files = {"cert_file": tmp_path / "x.pem", "key_file": tmp_path / "x.pem"}
     with pytest.raises(EndpointError, match="PEM"):
         asyncio.run(SnapshotServer(Serve(port=0, **files), SnapshotStore(1e6), fine).start())
+
+
+def test_pages_and_pictures_that_were_shown_are_counted():
+    async def ask():
+        async with serving(sick_pump(), fine) as client:
+            for path in (f"/case?asset={PUMP}", f"/sensor.json?id={DE}", "/sensor?id=none"):
+                async with client.get(path) as answer:
+                    await answer.text()
+            async with client.get("/metrics") as answer:
+                return answer.headers["Content-Type"], await answer.text()
+
+    kind, text = asyncio.run(ask())
+    assert kind.startswith("text/plain; version=0.0.4")
+    assert 'echowatch_serve_pages_total{page="/case"} 1.0' in text
+    assert 'echowatch_serve_pages_total{page="/sensor.json"} 1.0' in text
+    assert 'page="/sensor"' not in text
+    # Two sensors of the case and the one alone, each now and healthy.
+    assert "echowatch_serve_snapshots_total 6.0" in text
+
+
+def test_counts_are_told_to_who_knows_the_token_only():
+    assert asked("/metrics", store=sick_pump(), token=TOKEN)[0] == 401
