@@ -7,7 +7,8 @@ it in that order gets the same cases (`pipeline.cases` keeps the order).
 - A transition to advisory, alert or alarm opens a case where none is open, or joins the open one.
 - A sensor that is not believable never opens a case; its asset's open case names it.
 - `stopped`, `unknown` and a learning that nobody asked for pause a sensor's evidence; the severity
-  that it had stays in force. A reset by a person (`learn` with `by`) clears it.
+  that it had stays in force. A reset by a person (`learn` with `by`) clears it, and who resets has
+  seen it: it counts as acknowledged.
 - A case closes when every sensor's severity is back to ok; a latched alarm is not. A raise within
   `reopen_ns` of the close reopens the same case.
 """
@@ -208,7 +209,8 @@ def _take(case: Case, transition: Transition, max_events: int) -> Case:
 
 def _evidence(old: SensorEvidence | None, transition: Transition) -> SensorEvidence:
     shown = SEVERITIES.get(transition.after)
-    if transition.action == "learn" and transition.by:
+    reset = transition.action == "learn" and bool(transition.by)
+    if reset:
         shown = Severity.OK
     if old is None:
         current = shown or Severity.OK
@@ -227,7 +229,7 @@ def _evidence(old: SensorEvidence | None, transition: Transition) -> SensorEvide
         last_ns=transition.at_ns,
         severity=max(old.severity, current),
         current=current,
-        acked=transition.acked,
+        acked=transition.acked or reset,
         latched=transition.latched,
     )
     if not fresh:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 LIVE = "kafka"
 EXIT_TROUBLE = 1
 EXIT_UNANSWERED = 4
+# Of a worker that is busy, or that starts: an idle one answers within a second or two.
+WAIT_S = 30.0
 EPILOG = (
     "Exit codes: 0 done (or, with --wait 0, stored), 1 could not be done or was refused, 2 wrong "
     "usage, 4 stored, but no worker has answered in time: they obey when they run."
@@ -79,7 +81,7 @@ def ack(
     targets: Targets,
     by: By,
     why: Why = "",
-    wait: Wait = 10.0,
+    wait: Wait = WAIT_S,
     fleet: FleetFile = None,
 ) -> None:
     """Acknowledge: somebody has seen the alarm; a latched one whose condition has gone ends."""
@@ -95,7 +97,7 @@ def shelve(
     hours: Annotated[
         float, typer.Option(help="For how long, at most 168; event time, see docs/alarms.md.")
     ] = 24.0,
-    wait: Wait = 10.0,
+    wait: Wait = WAIT_S,
     fleet: FleetFile = None,
 ) -> None:
     """Notify nobody for a while; the alarm goes on being watched."""
@@ -109,7 +111,7 @@ def unshelve(
     targets: Targets,
     by: By,
     why: Why = "",
-    wait: Wait = 10.0,
+    wait: Wait = WAIT_S,
     fleet: FleetFile = None,
 ) -> None:
     """End a shelving early."""
@@ -122,7 +124,7 @@ def rebaseline(
     targets: Targets,
     by: By,
     why: Why,
-    wait: Wait = 10.0,
+    wait: Wait = WAIT_S,
     fleet: FleetFile = None,
 ) -> None:
     """Live: forget what is known of health, and the alarm with it, and learn anew."""
@@ -139,7 +141,7 @@ def maintenance(
     rebaseline: Annotated[
         bool, typer.Option("--rebaseline", help="Learn anew as well: another machine now.")
     ] = False,
-    wait: Wait = 10.0,
+    wait: Wait = WAIT_S,
     fleet: FleetFile = None,
 ) -> None:
     """Live: note what was done to a machine; it appears beside its trends."""
@@ -239,8 +241,13 @@ def _say_live(
     for answer in asked.answers.values():
         typer.echo(_answered(answer), err=bool(answer.refused))
     if not all(answer.heard for answer in asked.answers.values()):
-        reason = f"no worker answered within {wait:g} s" if workers else "no worker is running"
-        typer.echo(f"{reason}: the order is stored, workers obey it when they run", err=True)
+        said = "no worker is running: the order is stored, workers obey it when they run"
+        if workers:
+            said = (
+                f"no worker answered within {wait:g} s: the order is stored and will be obeyed, do "
+                "not give it again; workers are busy or behind: `echowatch lag` tells"
+            )
+        typer.echo(said, err=True)
         raise typer.Exit(EXIT_UNANSWERED)
     if any(answer.refused for answer in asked.answers.values()):
         raise typer.Exit(EXIT_TROUBLE)

@@ -305,11 +305,14 @@ def _lag_table(found: Any) -> Table:
 def _described(wanted: "Rewind", role: str) -> list[str]:
     """What will happen, in lines."""
     lines = [f"group {wanted.group}:"]
-    for move in wanted.moves:
+    moving = [move for move in wanted.moves if move.again]
+    for move in moving:
         now = "none" if move.now is None else move.now
         line = f"  {move.topic} {move.partition}: offset {now} -> {move.to}, "
         line += f"{move.again} messages again" if move.again >= 0 else f"skips {-move.again}"
         lines.append(line)
+    if still := len(wanted.moves) - len(moving):
+        lines.append(f"  {still} partition{'' if still == 1 else 's'} with nothing to do")
     again = sum(max(move.again, 0) for move in wanted.moves)
     skipped = sum(max(-move.again, 0) for move in wanted.moves)
     lines.append(f"  {again} messages are read again")

@@ -17,6 +17,8 @@ from rich.console import Console
 
 CLIENTS: Final = ("aiokafka", "faust", "mode", "kafka")
 """Loggers of the libraries that talk to Kafka."""
+TWICE: Final = ("connectors.influx",)
+"""Loggers of what each role of a worker has one of: they would all say the same."""
 EVERY_S: Final = 10.0
 TEMPLATES: Final = 512
 """Different complaints remembered at a time; the oldest is forgotten first."""
@@ -136,7 +138,7 @@ def configure(
         root.removeHandler(old)
     handler = ConsoleHandler(console)
     handler.setFormatter(OneLine(secrets))
-    handler.addFilter(Repeats())
+    handler.addFilter(Repeats(CLIENTS + TWICE))
     root.addHandler(handler)
     root.setLevel(level)
     for name in CLIENTS:

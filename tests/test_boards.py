@@ -228,8 +228,6 @@ def test_an_engineer_of_sensors_sees_no_alarm():
 def test_words_on_tiles_shrink_with_their_tile_so_that_a_phone_cuts_none_off():
     tiles = panel(board("fleet"), "Machines now, worst first")
     assert "text" not in tiles["options"]
-    (shown,) = [
-        o for o in tiles["fieldConfig"]["overrides"] if o["matcher"]["options"] == "machine"
-    ]
-    pattern = shown["properties"][0]["value"][0]["options"]["pattern"]
+    named = {o["matcher"]["options"]: o["properties"] for o in tiles["fieldConfig"]["overrides"]}
+    pattern = named["machine"][0]["value"][0]["options"]["pattern"]
     assert re.match(pattern, "mill/machine_hall/press/drive1")[1] == "drive1"

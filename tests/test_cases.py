@@ -265,6 +265,16 @@ def test_a_pause_keeps_the_case_open_and_a_reset_by_a_person_closes_it() -> None
     assert filled([alarm, reset]).open_cases == []
 
 
+def test_who_resets_an_alarm_has_seen_it() -> None:
+    alarm = raised()
+    reset = raised(at_s=120, after="learning", action="learn", by="ann", why="new bearing")
+    for before in ([alarm], [alarm, raised(at_s=110, action="ack", acked=True)]):
+        (case,) = filled([*before, reset]).cases()
+        assert (case.closed_ns, case.acked) == (120 * S, True)
+    (case,) = filled([alarm, back(alarm, 120)]).cases()
+    assert (case.closed_ns, case.acked) == (120 * S, False)
+
+
 def test_an_alarm_acknowledged_while_stopped_closes_when_the_machine_runs_well() -> None:
     logic, out = AlarmLogic("s", "pump", rules=RULES), []
     for at_s, what in enumerate(["healthy", "alarm", "healthy", "stopped", "ack"], 1):

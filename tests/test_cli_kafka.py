@@ -295,6 +295,18 @@ def test_messages_that_would_never_be_read_are_counted(plant, capsys):
     assert "3 messages that nobody has read are skipped" in text
 
 
+def test_partitions_with_nothing_to_do_are_counted_in_one_line(plant, capsys):
+    filled(plant)
+    assert call("rewind", "--to", iso(9), "--dry-run") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "->" in line] == [
+        f"  {plant.signals} 0: offset 10 -> 9, 1 messages again"
+    ]
+    left = plant.kafka.partitions - 1
+    assert f"  {left} partition{'' if left == 1 else 's'} with nothing to do" in lines
+    assert "  1 messages are read again" in lines
+
+
 def test_a_group_with_members_is_not_rewound(plant, kafka, capsys):
     filled(plant)
     plant.put(plant.state, (0, b"live|s", write_record(Header(), pack({}))))

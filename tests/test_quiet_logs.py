@@ -7,6 +7,7 @@ from threading import Thread
 import pytest
 from rich.console import Console
 
+from connectors.influx import InfluxWriter
 from pipeline.quiet_logs import CLIENTS, EVERY_S, TEMPLATES, OneLine, Repeats, configure
 
 
@@ -42,6 +43,14 @@ def passed(repeats, name, template, *args):
     """The text that passes, None where it is held back."""
     made = record(name, template, *args)
     return made.getMessage() if repeats.filter(made) else None
+
+
+def test_what_the_writers_of_both_roles_say_is_one_line(heard):
+    for _ in range(2):
+        InfluxWriter("http://127.0.0.1:9", "token", "org", "bucket", timeout_s=1.0).check()
+    (line,) = heard()
+    assert "WARNING connectors.influx: " in line
+    assert "cannot be reached, will keep trying" in line
 
 
 def test_a_storm_becomes_one_line_in_ten_seconds_that_counts_the_rest():
