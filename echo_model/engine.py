@@ -7,6 +7,7 @@ at every operation, up to 3.7 x slower). The weights are copied at construction 
 `Echo.extract_features` within 1e-5 (fp32) whatever else is in the batch.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,16 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from echo_model import features
+from echo_model import features, gpu
 from echo_model.echo import Echo, Run, place_tokens
 from echo_model.kernels import Layer, Norm, Placement, packs_weights
+from echo_model.waves import Samples, stack, too_large
 
 Precision = Literal["fp32", "bf16"]
-Samples = NDArray[np.generic]
 Embedding = NDArray[np.float32]
 
-# Samples per spectrogram call: 32 windows of 1 s at 16 kHz; keeps memory bounded.
-SPECTRUM_SAMPLES = 1 << 19
+# Samples per spectrogram call: 8 windows of 1 s at 16 kHz, so that frames stay in the cache.
+SPECTRUM_SAMPLES = 1 << 17
 # Largest activation (M, 4 D) of one call on a CPU: 2048 tokens of tiny, 1024 of small in fp32.
 # Beyond it small loses 16 % to page faults and cache misses (AMD Zen 5, glibc malloc untuned).
 CPU_ACTIVATION_BYTES = 6 << 20
@@ -59,9 +60,9 @@ class EchoEngine:
         precision: `fp32`, or `bf16` where the processor has it natively (AMX or AVX512-BF16, or a
             CUDA device that does): faster, cosine with fp32 about 0.9999. Keep a baseline and
             its queries in one precision; `model_id` tells them apart.
-        max_tokens: Most tokens per encoder call, at least one full clip (126). On a CPU wide
-            networks get fewer, so that activations stay small enough for cache and allocator; with
-            `MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` set to 2e9 it matters less.
+        max_tokens: Most tokens per encoder call on a CPU, at least one full clip (126). Wide
+            networks get fewer, so that activations stay small enough for cache and allocator. A GPU
+            has batches of its own, see `echo_model.gpu`.
 
     Raises:
         ValueError: Unknown device or precision, one that this machine lacks, too few tokens.
@@ -87,6 +88,13 @@ class EchoEngine:
         if self.device.type == "cpu":
             row = 4 * model.config.embed_dim * self.dtype.itemsize
             self.max_tokens = min(max_tokens, max(clip, CPU_ACTIVATION_BYTES // row))
+        else:
+            self.max_tokens = gpu.BATCH_TOKENS
+        self._gpu = (
+            gpu.GpuEncoder(self._forward, self._tokens, self.device)
+            if (self.device.type == "cuda")
+            else None
+        )
         self._model = model
         self._codes: dict[int, Tensor] = {}
         self._copy_weights(model, Placement(self.device, self.dtype, packs_weights(self.device)))
@@ -95,7 +103,8 @@ class EchoEngine:
     def _copy_weights(self, model: Echo, place: Placement) -> None:
         proj = model.patch_embed.proj
         assert proj.bias is not None  # noqa: S101  (for the type checker: built with a bias)
-        self._patch = place.linear(proj.weight.flatten(1), proj.bias)
+        # Time-major, as `features.frame_patches` lays patches out.
+        self._patch = place.linear(proj.weight[:, 0].transpose(1, 2).flatten(1), proj.bias)
         self._cls, self._pos = place.put(model.cls_token), place.put(model.pos_embed)
         depth = model.config.depth
         self._layers = [
@@ -168,6 +177,8 @@ class EchoEngine:
             ValueError: Names the first window that cannot be embedded and why.
         """
         scale = [1.0] * len(samples) if gains is None else list(gains)
+        if self._gpu is not None:
+            return self._embed_on_gpu(self._gpu, samples, sample_rates_hz, scale)
         done: list[_Origin] = []
         pieces = self._pieces(samples, sample_rates_hz, scale)
         rows = [self._encode(call) for call in self._calls(pieces, done)]
@@ -175,6 +186,51 @@ class EchoEngine:
             return []
         host = torch.cat(rows).to(torch.float32).cpu().numpy()
         return _collect(done, host, len(samples))
+
+    def _embed_on_gpu(
+        self,
+        encoder: gpu.GpuEncoder,
+        samples: Sequence[Samples],
+        rates: Sequence[float],
+        gains: Sequence[float],
+    ) -> list[Embedding]:
+        known: set[tuple[int, float]] = set()
+        for i, (wave, rate, _) in enumerate(zip(samples, rates, gains, strict=True)):
+            if wave.ndim != 1 or (wave.size, rate) not in known:
+                self._named_group(i, wave, rate)
+                known.add((wave.size, rate))
+        found = encoder.embed(samples, rates, gains)
+        for i, rows in enumerate(found):
+            if not np.isfinite(rows).all():
+                stack((i,), samples, gains)  # names what was wrong with the samples, if so
+                raise ValueError(too_large(i))
+        return found
+
+    def _forward(self, wave: Tensor, rate: float) -> Tensor:
+        """CLS tokens (B, K, D) float32 of equally long waves (B, N) without their mean."""
+        config, bins = self._model.config, self._model.band_bins(rate)
+        spec = features.log_frames(wave, rate)  # (B, T, F)
+        codes = self._band_codes(rate).repeat(len(wave), 1)
+        clips = features.clip_frames(spec.shape[1], config.spec_len, parity=self._model.parity)
+        total = sum(b - a for a, b in clips)
+        found: Tensor | None = None
+        for a, b in clips:
+            patches = features.frame_patches(
+                spec[:, a:b], bins, config.band_width, config.patch_frames, self.dtype
+            )
+            rows = self._encode([(patches.flatten(0, 1), codes)]).to(torch.float32)
+            part = rows * ((b - a) / total)
+            found = part if found is None else found + part
+        assert found is not None  # noqa: S101  (a window holds one frame at least)
+        return found.view(len(wave), len(bins), -1)
+
+    def _tokens(self, size: int, rate: float) -> int:
+        """Tokens of one window."""
+        config = self._model.config
+        frames = features.frame_count(size, rate)
+        clips = features.clip_frames(frames, config.spec_len, parity=self._model.parity)
+        patches = (-(-(b - a) // config.patch_frames) for a, b in clips)
+        return len(self._model.band_bins(rate)) * sum(1 + p for p in patches)
 
     @torch.inference_mode()
     def prepare(
@@ -193,17 +249,19 @@ class EchoEngine:
         """Spectrogram patches, windows of equal rate and length together, short ones first."""
         groups: dict[tuple[int, int, int, int], list[int]] = {}
         for i, (wave, rate, _) in enumerate(zip(samples, rates, gains, strict=True)):
-            try:
-                key = self._group(wave, rate)
-            except ValueError as error:
-                raise ValueError(f"samples[{i}] at {rate:g} Hz: {error}") from error
-            groups.setdefault(key, []).append(i)
+            groups.setdefault(self._named_group(i, wave, rate), []).append(i)
         for (_, _, _, size), members in sorted(groups.items()):
             step = max(1, SPECTRUM_SAMPLES // size)
             for start in range(0, len(members), step):
                 part = tuple(members[start : start + step])
-                waves = _stack(part, samples, gains)
+                waves = stack(part, samples, gains)
                 yield from self._spectrum_pieces(waves, rates[part[0]], part)
+
+    def _named_group(self, i: int, wave: Samples, rate: float) -> tuple[int, int, int, int]:
+        try:
+            return self._group(wave, rate)
+        except ValueError as error:
+            raise ValueError(f"samples[{i}] at {rate:g} Hz: {error}") from error
 
     def _group(self, wave: Samples, rate: float) -> tuple[int, int, int, int]:
         """What windows of one spectrogram call share: frames, n_fft, hop and samples."""
@@ -217,15 +275,30 @@ class EchoEngine:
         self, waves: NDArray[np.float32], rate: float, windows: tuple[int, ...]
     ) -> Iterator[_Piece]:
         config = self._model.config
-        spec = features.log_spectrogram(torch.from_numpy(waves).to(self.device), rate)
+        wave = torch.from_numpy(waves).to(self.device)
+        mean = wave.mean(-1, keepdim=True, dtype=torch.float64).to(torch.float32)
+        spec = features.log_frames(wave.sub_(mean), rate)  # (B, T, F)
+        self._check_spectrum(spec, windows)
         bins, codes = self._model.band_bins(rate), self._band_codes(rate)
-        clips = features.clip_frames(spec.shape[-1], config.spec_len, parity=self._model.parity)
+        clips = features.clip_frames(spec.shape[1], config.spec_len, parity=self._model.parity)
         total = sum(b - a for a, b in clips)
         for a, b in clips:
-            bands = features.split_bands(spec[..., a:b], bins, config.band_width)
-            patches = features.to_patches(bands.to(self.dtype), config.patch_frames)
+            patches = features.frame_patches(
+                spec[:, a:b], bins, config.band_width, config.patch_frames, self.dtype
+            )
             origin = _Origin(windows, len(windows) * len(bins), (b - a) / total)
             yield _Piece(patches.flatten(0, 1), codes.repeat(len(windows), 1), origin)
+
+    @staticmethod
+    def _check_spectrum(spec: Tensor, windows: tuple[int, ...]) -> None:
+        """Refuse what is not finite before bands attend in groups: 0 * inf would reach neighbours.
+
+        Values are below 10 where they are finite, so their sum tells. With a GPU, where nothing is
+        grouped, the results tell in the end: asking here would wait for the device.
+        """
+        if spec.device.type == "cpu" and not math.isfinite(float(spec.sum())):
+            bad = next(w for w, row in zip(windows, spec, strict=True) if not row.isfinite().all())
+            raise ValueError(too_large(bad))
 
     def _band_codes(self, rate: float) -> Tensor:
         n_fft, _ = features.frame_sizes(rate)
@@ -275,22 +348,6 @@ class EchoEngine:
         return self._norm(self._layers[-1].cls_only(x, runs))
 
 
-def _stack(
-    windows: Sequence[int], samples: Sequence[Samples], gains: Sequence[float]
-) -> NDArray[np.float32]:
-    waves = np.empty((len(windows), samples[windows[0]].size), np.float32)
-    for row, i in zip(waves, windows, strict=True):
-        with np.errstate(over="ignore", invalid="ignore"):  # caught and named below
-            np.multiply(samples[i], np.float32(gains[i]), out=row, casting="unsafe")
-        # A float64 sum of float32 cannot overflow, so it is finite exactly if every sample is.
-        if not np.isfinite(row.sum(dtype=np.float64)):
-            raise ValueError(
-                f"samples[{i}] must be finite after its gain of {gains[i]:g}, got NaN, infinity or "
-                "values beyond float32: mask or drop the damaged stretch first"
-            )
-    return waves
-
-
 def _collect(done: Sequence[_Origin], host: NDArray[np.float32], count: int) -> list[Embedding]:
     """Rows of all pieces, joined to one (K, D) array per window."""
     found: dict[int, Embedding] = {}
@@ -304,10 +361,7 @@ def _collect(done: Sequence[_Origin], host: NDArray[np.float32], count: int) -> 
             found[window] = found[window] + part if window in found else part
     bad = [i for i in range(count) if not np.isfinite(found[i]).all()]
     if bad:
-        raise ValueError(
-            f"samples[{bad[0]}] must be small enough for a float32 spectrum, got a result that is "
-            "not finite: scale the sensor so that full scale is about +-1"
-        )
+        raise ValueError(too_large(bad[0]))
     return [found[i] for i in range(count)]
 
 
@@ -317,6 +371,9 @@ def _checked_device(device: str) -> torch.device:
         raise ValueError(f"device must be cpu or cuda, got {device!r}")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} needs a CUDA GPU, got none: use device='cpu'")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f"device must be cuda:0 .. cuda:{count - 1} here, got {device!r}")
     return found
 
 

