@@ -4,9 +4,12 @@ One baseline belongs to one (sensor, sample rate, model). It learns until it has
 over enough time AND the machine has stopped moving (a bearing that runs in must not become the
 picture of health), then it freezes: a frozen bank cannot absorb a slow ramp.
 
-- Distance: 1-NN cosine between whole embeddings (all bands), as in the ECHO and SIREN protocols.
+- Distance: to the nearest healthy window, whole embeddings (all bands), whitened by the spread of
+  the bank (`pipeline.whitening`). The ECHO and SIREN protocols take the cosine; whitened, faults of
+  -6 dB are over the limit in 60 % of windows instead of 40 % (docs/distance.md).
 - Calibration: leave-block-out log distances inside the bank. Blocks, because neighbours in time
   look alike: leaving out one window alone understates how far tomorrow's healthy window will lie.
+  Each block is measured by the spread of the others.
 - Limit: the tail of those distances above their 80 % quantile, taken as exponential (peaks over
   threshold, Pickands 1975, shape 0), extrapolated to a stated budget: one healthy window in
   `budget_windows` crosses it by chance.
@@ -15,22 +18,19 @@ It knows no clock and no unit; levels enter as `rms` for the level ratio and the
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.messages import State
-from pipeline.tails import (
-    DISTANCE_FLOOR,
-    band_distances,
-    growth,
-    log_distances,
-    spread_of,
-    tail_limit,
-)
+from pipeline.tails import DISTANCE_FLOOR, growth, log_distances, spread_of, tail_limit
+from pipeline.whitening import Near, Whitening
 
-VERSION = 2
+VERSION = 3
+# Of cosine distances; its bank is the same, so that it is calibrated anew.
+COSINE_VERSION = 2
+FIELDS = tuple(field.name for field in fields(Near))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Departure:
     """How one embedding lies to the bank.
 
     Attributes:
-        distance: 1-NN cosine distance, 0-2.
-        score: (log distance - healthy median) / healthy spread.
+        distance: Cosine distance to the nearest healthy window, 0-2.
+        score: (log whitened distance - healthy median) / healthy spread.
         level_ratio: RMS / baseline RMS.
         band_shares: (K,) share of the excess distance per band, sums to 1.
         nearest_ns: Time of the nearest healthy window.
@@ -57,10 +57,10 @@ class Calibration:
     """What the frozen bank says about health; all from leave-block-out distances.
 
     Attributes:
-        median, spread: Of log distance.
+        median, spread: Of log whitened distance.
         limit: Score that one healthy window in the budget crosses.
         rms: Median RMS of the bank.
-        band_median: (K,) median distance per band, the healthy part of each band's distance.
+        band_median: (K,) median part of each band in the squared distance, while healthy.
         notes: What a person should know about this baseline, empty if nothing.
     """
 
@@ -130,7 +130,7 @@ class Baseline:
         self._span_s = 0.0
         self._last_ns = 0
         self._calibration: Calibration | None = None
-        self._norms = np.empty(0, np.float32)
+        self._whitening: Whitening | None = None  # of the frozen bank, made when first needed
 
     @property
     def frozen(self) -> bool:
@@ -231,22 +231,19 @@ class Baseline:
             rms: Its level.
         """
         health = self.calibration
-        flat = embedding.reshape(-1)
-        bank = self._bank[: self._size].reshape(self._size, -1)
-        cosine = (bank @ flat) / (self._norms * np.sqrt(flat @ flat))
-        nearest = int(np.argmax(cosine))
-        distance = float(1.0 - cosine[nearest])
-        per_band = band_distances(embedding, self._bank[nearest])
-        excess = np.maximum(per_band - health.band_median, 0.0)
+        if self._whitening is None:
+            self._whitening = Whitening(self._bank[: self._size])
+        near = self._whitening.nearest(embedding[None])
+        excess = np.maximum(near.bands[0] - health.band_median, 0.0)
         total = float(excess.sum())
         shares = excess / total if total > 0 else np.full(excess.size, 1.0 / excess.size)
-        score = (math.log(max(distance, DISTANCE_FLOOR)) - health.median) / health.spread
+        log_distance = math.log(max(float(near.distance[0]), DISTANCE_FLOOR))
         return Departure(
-            distance=distance,
-            score=score,
+            distance=float(near.cosine[0]),
+            score=(log_distance - health.median) / health.spread,
             level_ratio=rms / health.rms if health.rms > 0 else 1.0,
             band_shares=tuple(shares.tolist()),
-            nearest_ns=int(self._at_ns[nearest]),
+            nearest_ns=int(self._at_ns[near.index[0]]),
         )
 
     def _store(self, embedding: NDArray[np.float32], rms: float, at_ns: int) -> None:
@@ -281,9 +278,13 @@ class Baseline:
         distances: NDArray[np.float32] = 1.0 - unit @ unit.T
         return distances
 
+    def _block(self) -> NDArray[np.int64]:
+        """(n,) contiguous block of each window of the bank."""
+        return np.arange(self._size) * self._blocks // self._size
+
     def _without_own_block(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, n) the same, infinite inside each contiguous block."""
-        block = np.arange(self._size) * self._blocks // self._size
+        block = self._block()
         return np.where(block[:, None] == block[None, :], np.float32(np.inf), distances)
 
     def _settled(self) -> bool:
@@ -309,7 +310,7 @@ class Baseline:
 
     def _drop_outliers(self) -> int:
         """Leave out up to a tenth of the bank: windows far outside the rest are no health."""
-        log_distance = log_distances(self._without_own_block(self._distances()).min(axis=1))
+        log_distance = log_distances(self._without_own().distance)
         spread = spread_of(log_distance)
         odd = log_distance - np.median(log_distance) > 6.0 * spread
         if not odd.any() or odd.mean() > 0.1:
@@ -318,23 +319,27 @@ class Baseline:
         return int(odd.sum())
 
     def _calibrate(self, notes: tuple[str, ...]) -> None:
-        bank = self._bank[: self._size]
-        self._norms = np.linalg.norm(bank.reshape(self._size, -1), axis=1)
-        distances = self._without_own_block(self._distances())
-        nearest = distances.argmin(axis=1)
-        log_distance = log_distances(distances.min(axis=1))
+        self._whitening = None
+        near = self._without_own()
+        log_distance = log_distances(near.distance)
         median = float(np.median(log_distance))
         spread = spread_of(log_distance)
-        per_band = np.stack([band_distances(bank[i], bank[j]) for i, j in enumerate(nearest)])
         self._calibration = Calibration(
             median=median,
             spread=spread,
             limit=tail_limit((log_distance - median) / spread, self._budget_windows),
             rms=float(np.median(self.rms)),
-            band_median=np.median(per_band, axis=0).astype(np.float32),
+            band_median=np.median(near.bands, axis=0).astype(np.float32),
             notes=notes,
         )
         self.rewrites += 1
+
+    def _without_own(self) -> Near:
+        """How each window of the bank lies to the other blocks, by their spread alone."""
+        bank = self._bank[: self._size]
+        block = self._block()
+        found = [Whitening(bank[block != b]).nearest(bank[block == b]) for b in np.unique(block)]
+        return Near(*(np.concatenate([getattr(one, name) for one in found]) for name in FIELDS))
 
     def export_tail(self, first: int = 0) -> State:
         """What learning has added since the bank held `first` windows, `rewrites` being the same.
@@ -379,14 +384,22 @@ class Baseline:
     def import_state(self, state: State) -> None:
         """Go on from an exported state.
 
+        A state of version 2 (cosine distances) is calibrated anew, which counts as a rewrite.
+
         Raises:
             ValueError: for a state of another version.
         """
-        if state.get("version") != VERSION:
-            raise ValueError(f"state version must be {VERSION}, got {state.get('version')}")
+        version = state.get("version")
+        if version not in (COSINE_VERSION, VERSION):
+            raise ValueError(
+                f"baseline version must be {VERSION} or {COSINE_VERSION}, got {version}"
+            )
         self._reset()
         self.extend(state)
-        if state["calibration"] is not None:
-            health = state["calibration"]
+        if state["calibration"] is None:
+            return
+        health = state["calibration"]
+        if version == COSINE_VERSION:
+            self._calibrate(tuple(health["notes"]))
+        else:
             self._calibration = Calibration(**{**health, "notes": tuple(health["notes"])})
-            self._norms = np.linalg.norm(self._bank[: self._size].reshape(self._size, -1), axis=1)

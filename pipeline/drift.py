@@ -29,6 +29,9 @@ from pipeline.messages import State
 
 VERSION = 1
 MOST_AVERAGED = 50
+# A change found online must have reached this share of the drift limit: 2 spreads where health has
+# Gaussian tails (limit 5.1 at a budget of 1e4), more where single windows lie far out anyhow.
+LEAST_SHARE = 0.4
 SEVERITIES = ("advisory", "alert", "alarm")
 
 # River carries no types: it is `Any` here and narrowed in `Fires`.
@@ -59,7 +62,8 @@ class Evidence:
         detectors: Names of river detectors to run beside `drift` and `level`; see `DETECTORS`.
         alert_factor, alarm_factor: An alert needs this multiple of the drift limit, an alarm that.
         level_alarm: RMS / baseline RMS that is an alarm whatever the embedding says; inf = off.
-        min_shift: Mean score, in healthy spreads, that a change found online must have reached.
+        min_shift: Mean score, in healthy spreads, that a change found online must have reached;
+            `LEAST_SHARE` of the limit where that is more.
 
     Raises:
         ValueError: for an unknown detector or factors that do not rise.
@@ -102,7 +106,7 @@ class Evidence:
         if level >= 1.0:
             ratios = {name: max(ratio, level) for name, ratio in ratios.items()}
         for detector in self._online:
-            fired = detector.update(departure)
+            fired = detector.update(departure, limit)
             if fired > ratios["advisory"]:
                 ratios["advisory"] = fired
                 best = (detector.name, departure.score, limit)
@@ -173,8 +177,12 @@ class OnlineDetector:
         self._pending: list[list[float]] = []
         self._left = 0
 
-    def update(self, departure: Departure) -> float:
+    def update(self, departure: Departure, limit: float = 0.0) -> float:
         """Take one score.
+
+        Args:
+            departure: From `Baseline.score`.
+            limit: The baseline's calibrated limit of the score.
 
         Returns:
             1.0 while a change stands, else 0.0.
@@ -191,18 +199,19 @@ class OnlineDetector:
             return 0.0
         self._pending.append(point)
         if len(self._pending) == self._every:
-            self._take([sum(values) / self._every for values in zip(*self._pending, strict=True)])
+            point = [sum(values) / self._every for values in zip(*self._pending, strict=True)]
+            self._take(point, max(self._min_shift, LEAST_SHARE * limit))
             self._pending.clear()
         return 1.0 if self._left > 0 else 0.0
 
-    def _take(self, point: list[float]) -> None:
+    def _take(self, point: list[float], min_shift: float) -> None:
         if len(self._history) == self._memory:
             self._history = self._history[self._memory // 2 :]
             self._replay()
         self._history.append(point)
         fired = self._fires(point)
         newest = [score for score, _ in self._history[-5:]]
-        if fired and sum(newest) / len(newest) >= self._min_shift:
+        if fired and sum(newest) / len(newest) >= min_shift:
             self._left = self._hold
         elif self._left > 0:
             self._left -= 1

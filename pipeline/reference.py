@@ -225,9 +225,11 @@ class Reference:
                 f"the state of {self.sensor_id} builds on baseline {live['baseline_no']}, "
                 f"got {found or 'none'}: keep what was written together"
             )
+        rewrites = self._baseline.rewrites
         if baseline is not None:
             self._baseline.import_state(baseline["bank"])
-        self._baseline_no, self._saved = found, (self._baseline.rewrites, self._baseline.size)
+        # A baseline of an older version is another one now: `changed` says that it is due.
+        self._baseline_no, self._saved = found, (rewrites, self._baseline.size)
         self._baseline.extend(live["tail"])
         self._lengths = (live["lengths"][0], live["lengths"][1])
         self.gate.above, self.gate.known = live["running_above"], live["running_known"]

@@ -19,14 +19,7 @@ TAIL_QUANTILE = 0.8
 GAUSSIAN_EXCESS = 0.56
 
 
-def band_distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(K,) cosine distance of each band of two (K, D) embeddings."""
-    aa, bb, ab = (np.einsum("kd,kd->k", x, y) for x, y in ((a, a), (b, b), (a, b)))
-    distances: NDArray[np.float32] = 1.0 - ab / np.sqrt(aa * bb)
-    return distances
-
-
-def log_distances(distances: NDArray[np.float32]) -> NDArray[np.float64]:
+def log_distances(distances: NDArray[np.floating]) -> NDArray[np.float64]:
     """Natural logarithm of distances, floored so that identical windows stay finite."""
     logs: NDArray[np.float64] = np.log(np.maximum(distances.astype(np.float64), DISTANCE_FLOOR))
     return logs

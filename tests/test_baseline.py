@@ -58,7 +58,7 @@ def test_neighbours_in_time_do_not_hide_how_far_tomorrow_lies():
     windows = (healthy(rng, 700, spread=0.01) + wander).astype(np.float32)
     baseline = learn(Baseline(min_windows=200, patience=1.0), windows[:200])
     scores = [baseline.score(e, 1.0).score for e in windows[200:]]
-    assert abs(np.median(scores)) < 3.0
+    assert abs(np.median(scores)) < 0.6 * baseline.calibration.limit
     assert np.mean(np.array(scores) > baseline.calibration.limit) < 0.02
 
 
@@ -164,6 +164,47 @@ def test_export_and_import_mid_stream_change_nothing(cut, seed):
                 second.freeze_if_settled()
     for embedding in windows[250:]:
         assert second.score(embedding, 2.0) == straight.score(embedding, 2.0)
+
+
+def cosine_state(baseline):
+    """What version 2 would have stored of a baseline: cosine distances, the same bank."""
+    state = unpack(pack(baseline.export_state()))
+    state["version"] = 2
+    return state | {
+        "calibration": state["calibration"] | {"median": -7.2, "spread": 0.1, "limit": 6.5}
+    }
+
+
+def test_a_baseline_of_cosine_distances_is_calibrated_anew_and_written_again():
+    rng = np.random.default_rng(12)
+    old = learn(Baseline(min_windows=100), healthy(rng, 100))
+    new = Baseline(min_windows=100)
+    new.import_state(cosine_state(old))
+    assert new.rewrites == 1
+    assert new.calibration.limit == old.calibration.limit
+    assert new.calibration.notes == old.calibration.notes
+    for embedding in healthy(rng, 5):
+        assert new.score(embedding, 1.0) == old.score(embedding, 1.0)
+
+
+def test_an_unknown_version_is_refused_by_name():
+    state = learn(Baseline(min_windows=100), healthy(np.random.default_rng(13), 50)).export_state()
+    for version in (1, 4, None):
+        with pytest.raises(ValueError, match=f"version must be 3 or 2, got {version}"):
+            Baseline().import_state({**state, "version": version})
+
+
+def test_what_never_varies_in_health_counts_more_than_what_does():
+    # One direction of band 1 is noisy in health; the same step there and in a quiet direction.
+    rng = np.random.default_rng(14)
+    windows = healthy(rng, 300, spread=0.05)
+    windows[:, 1, 0] += rng.normal(size=300) * 1.5
+    baseline = learn(Baseline(min_windows=250), windows)
+    noisy, quiet = windows[299].copy(), windows[299].copy()
+    noisy[1, 0] += 1.0
+    quiet[1, 1] += 1.0
+    assert baseline.score(noisy, 1.0).score < baseline.calibration.limit
+    assert baseline.score(quiet, 1.0).score > baseline.calibration.limit
 
 
 def test_numbers_out_of_range_are_refused():

@@ -59,6 +59,17 @@ def test_a_detector_finds_a_step_and_is_quiet_on_health(name):
     assert any(stepped)
 
 
+def test_a_step_far_within_the_limit_of_a_heavy_tail_is_no_change():
+    # A step to 4 spreads: news where health stays within 6, none where single windows reach 20.
+    rng = np.random.default_rng(6)
+    scores = np.concatenate([rng.normal(size=400), 4.0 + rng.normal(size=200)])
+    fired = {}
+    for limit in (6.0, 20.0):
+        detector = OnlineDetector("adwin")
+        fired[limit] = max(detector.update(departure(s), limit) for s in scores)
+    assert fired == {6.0: 1.0, 20.0: 0.0}
+
+
 @pytest.mark.parametrize("name", ["adwin", "page_hinkley"])
 def test_correlated_scores_give_no_false_alarm(name):
     # The plain detectors give about 125 false alarms in 20 k samples of this noise.

@@ -63,7 +63,6 @@ def test_a_broken_tooth_alerts_at_every_load_and_a_healthy_gearbox_never(gearbox
 
 
 @pytest.mark.shared
-@pytest.mark.xfail(reason="shipped nano: alarm at 2 of 5 loads (its untrained net: 5), alert at 3")
 def test_a_broken_tooth_alarms_at_every_load(gearbox):
     for load, worst in worst_by_load(gearbox).items():
         assert "alarm" in worst, load
@@ -77,7 +76,6 @@ def test_every_cwru_fault_alerts_and_the_other_half_of_the_normals_never(cwru):
 
 
 @pytest.mark.shared
-@pytest.mark.xfail(reason="shipped nano: 31 of 36 (its untrained net: 36); 5 at the fan end alert")
 def test_every_cwru_fault_alarms(cwru):
     assert [list(row["faults"].values()) for row in cwru] == [["alarm"] * 9] * 4
 
