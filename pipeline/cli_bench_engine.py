@@ -42,7 +42,9 @@ def bench_engine(
     """Measure the encoder engine on this machine, against the machine's own limit."""
     from pipeline.bench import engine as bench
     from pipeline.commands import RunError
+    from pipeline.memory import keep_memory
 
+    keep_memory()
     window_s, interval_s = seconds("--window", window), seconds("--interval", interval)
     try:
         plan = bench.plan(

@@ -32,6 +32,7 @@ from pipeline.embedded import EmbeddedRun, Progress, RestoreError
 from pipeline.extent import Extent, extent_of
 from pipeline.fleet import Fleet, FleetError, load_fleet, parse_fleet
 from pipeline.live_alarms import LiveError
+from pipeline.memory import keep_memory
 from pipeline.messages import SensorChunk
 from pipeline.operator import OperatorError
 from pipeline.orders import BadOrder
@@ -67,6 +68,7 @@ def load_engine(settings: Settings) -> EchoEngine:
     Raises:
         RunError: for an unknown name, a damaged or wrong file, or a device that is not there.
     """
+    keep_memory()
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     try:
         model = Echo.from_pretrained(settings.model, sha256=settings.model_sha256)
