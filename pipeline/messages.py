@@ -209,8 +209,9 @@ class DriftScore:
     """How far one window's embedding lies from its sensor's healthy baseline.
 
     Attributes:
-        distance: 1-NN cosine distance to the bank, 0-2; nan while learning.
-        score: Calibrated z of log distance: 0 typical of health, about 1 per healthy spread.
+        distance: Cosine distance to the nearest healthy window, 0-2; nan while learning.
+        score: Calibrated z of log whitened distance: 0 typical of health, about 1 per healthy
+            spread.
         limit: Score that the false-alarm budget allows a healthy window, from its own tail.
         level_ratio: RMS / baseline RMS; nan while learning.
         ratios: Severity name -> evidence / limit; >= 1 means over that severity's limit.

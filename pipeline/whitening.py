@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-# 0.03 to 1 give AUROC within 0.006 of each other on simulated faults (docs/distance.md).
+# 0.03 to 1 give AUROC within 0.008 of each other on simulated faults (docs/distance.md).
 SHRINKAGE = 0.1
 # Squared length: the bank is kept in half precision, and a variance below its rounding is none.
 MIN_VARIANCE = 1e-7
