@@ -21,8 +21,10 @@ import torchaudio
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from echo_model import features
 from echo_model.echo import LAYER_EPS, Echo
 from echo_model.engine import EchoEngine, Precision, has_native_bf16
+from pipeline.memory import keep_memory
 
 MIXED = (
     *((rate, 1.0) for rate in (8000, 12800, 16000, 25600, 44100, 51200)),
@@ -34,7 +36,11 @@ Windows = tuple[list[NDArray[np.float32]], list[float]]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table; rates are windows per second of processor time."""
+    """One line of the table; rates are windows per second of processor time.
+
+    `us_per_token` is what mixed rates and short captures are compared by: their windows are of
+    different sizes.
+    """
 
     model: str
     load: str
@@ -42,6 +48,7 @@ class Row:
     windows: int
     reference_per_s: float
     engine_per_s: float
+    us_per_token: float
     ratio: float
 
 
@@ -101,11 +108,20 @@ def make_windows(load: str, count: int) -> Windows:
         "1 s 16 kHz": ((16000, 1.0),),
         "1 s 25.6 kHz": ((25600, 1.0),),
         "10 s 48 kHz": ((48000, 10.0),),
+        "0.1 s 25.6 kHz": ((25600, 0.1),),
         "mixed 8-51.2 kHz": MIXED,
     }[load]
     chosen = [shapes[i % len(shapes)] for i in range(count)]
     samples = [0.1 * rng.standard_normal(int(r * s)).astype(np.float32) for r, s in chosen]
     return samples, [float(rate) for rate, _ in chosen]
+
+
+def tokens(model: Echo, windows: Windows) -> int:
+    """Tokens of all windows, none longer than a clip."""
+    return sum(
+        len(model.band_bins(rate)) * (1 - (-features.frame_count(len(samples), rate) // 16))
+        for samples, rate in zip(*windows, strict=True)
+    )
 
 
 def check_equal(reference: Reference, engine: EchoEngine, windows: Windows) -> None:
@@ -151,6 +167,7 @@ def measure(model: Echo, load: str, count: int, args: argparse.Namespace) -> lis
             windows=count,
             reference_per_s=count / statistics.median(slow),
             engine_per_s=count / statistics.median(quick),
+            us_per_token=1e6 * statistics.median(quick) / tokens(model, windows),
             ratio=statistics.median(a / b for a, b in zip(slow, quick, strict=True)),
         )
         for engine, quick in zip(engines, fast, strict=True)
@@ -166,10 +183,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the rows here")
     args = parser.parse_args()
+    keep_memory()  # as our processes do
     torch.set_num_threads(args.threads)
     rows: list[Row] = []
     print(
-        f"{'model':26}{'load':18}{'precision':>10}{'one by one/s':>14}{'engine/s':>10}{'ratio':>7}"
+        f"{'model':26}{'load':18}{'precision':>10}{'one by one/s':>14}{'engine/s':>10}"
+        f"{'us/token':>10}{'ratio':>7}"
     )
     for name in args.model or ["tiny", "nano"]:
         model = Echo.from_pretrained(name)
@@ -178,12 +197,13 @@ def main() -> None:
             ("1 s 25.6 kHz", 32),
             ("mixed 8-51.2 kHz", 32),
             ("10 s 48 kHz", 2),
+            ("0.1 s 25.6 kHz", 96),
         ):
             for row in measure(model, load, count, args):
                 rows.append(row)
                 print(
                     f"{row.model:26}{row.load:18}{row.precision:>10}{row.reference_per_s:14.1f}"
-                    f"{row.engine_per_s:10.1f}{row.ratio:7.2f}",
+                    f"{row.engine_per_s:10.1f}{row.us_per_token:10.1f}{row.ratio:7.2f}",
                     flush=True,
                 )
     if args.json:
