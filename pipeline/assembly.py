@@ -69,6 +69,7 @@ def build_sensor(info: SensorInfo, settings: Settings, encoder: Encoder) -> Sens
         model_id=encoder.model_id,
         trained=encoder.trained,
         min_silence_s=windows.min_silence_s,
+        first_silence_s=windows.first_silence_s,
     )
 
 

@@ -28,14 +28,18 @@ class Pace:
     Args:
         min_silence_s: Shortest silence that is a fault; three usual intervals are waited for in any
             case.
+        first_silence_s: Silence that is a fault before the sensor's rhythm is known: until it has
+            sent for `min_silence_s` without a pause, or has a habit of pauses.
 
     Attributes:
         usual_s: Usual interval of windows, 0 before the second.
         pause_s: Usual pause between bursts of windows, 0 where there is no such habit.
     """
 
-    def __init__(self, min_silence_s: float) -> None:
+    def __init__(self, min_silence_s: float, first_silence_s: float = 0.0) -> None:
         self._min_silence_s = min_silence_s
+        self._first_silence_s = first_silence_s
+        self._known = False
         self.usual_s = 0.0
         self.pause_s = 0.0
         self._pauses = 0
@@ -81,10 +85,12 @@ class Pace:
         self._pauses = self._pauses + 1 if alike else 1
         if self._pauses >= HABIT:
             self.pause_s = max(step_s, last_s)
+            self._known = True
 
     def _go_on(self, step_s: float) -> None:
         """Forget the habit of one that has long been sending without a pause."""
         self._since_pause_s += step_s
+        self._known |= self._since_pause_s >= self._min_silence_s
         if self._since_pause_s > 3.0 * self.pause_s:
             self.pause_s = 0.0
 
@@ -103,7 +109,8 @@ class Pace:
     @property
     def wait_s(self) -> float:
         """Silence that is a fault."""
-        return max(self._min_silence_s, 3.0 * self.usual_s, 3.0 * self.pause_s)
+        first_s = 0.0 if self._known else self._first_silence_s
+        return max(self._min_silence_s, first_s, 3.0 * self.usual_s, 3.0 * self.pause_s)
 
     @property
     def deadline_ns(self) -> int:
@@ -130,6 +137,7 @@ class Pace:
             "heard_ns": self._heard_ns,
             "lag_ns": self._lag_ns,
             "waiting": self._waiting,
+            "known": self._known,
         }
 
     def import_state(self, state: State) -> None:
@@ -145,3 +153,5 @@ class Pace:
         self._last_ns, self._heard_ns = state["last_ns"], state["heard_ns"]
         self._newest_ns, self._now_ns = state["newest_ns"], state["now_ns"]
         self._lag_ns, self._waiting = state["lag_ns"], state["waiting"]
+        # States of version 0.1.0 say nothing of it: their sensors have been heard for long.
+        self._known = state.get("known", True)

@@ -64,6 +64,7 @@ class SensorMonitor:
         trained: Whether that encoder carries trained weights.
         min_silence_s: Shortest silence that makes the sensor unknown; three of its usual
             intervals are waited for in any case.
+        first_silence_s: The same before the sensor's rhythm is known, see `Pace`.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class SensorMonitor:
         model_id: str,
         trained: bool,
         min_silence_s: float = 300.0,
+        first_silence_s: float = 0.0,
     ) -> None:
         self.sensor_id = sensor_id
         self.asset = asset
@@ -94,7 +96,7 @@ class SensorMonitor:
             model_id=model_id,
             trained=trained,
         )
-        self._pace = Pace(min_silence_s)
+        self._pace = Pace(min_silence_s, first_silence_s)
         self._events: list[StreamEvent] = []
         self._leaps = LeapGuard(sensor_id)
         self._format = FormatGuard()

@@ -34,6 +34,11 @@ class Windows(Group):
     drift_ppm: float = Field(100.0, ge=0, description="clock drift that is no gap, ppm")
     reorder_chunks: int = Field(2, ge=0, description="chunks that may overtake each other")
     min_silence_s: float = Field(300.0, gt=0, description="shortest silence that is a fault")
+    first_silence_s: float = Field(
+        86_400.0,
+        ge=0,
+        description="silence that is a fault while the rhythm of a new sensor is not known",
+    )
 
 
 class Learning(Group):
@@ -84,12 +89,12 @@ class Delays(Group):
 PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     "plant": {},
     "accelerated": {
-        "windows": {"min_silence_s": 120.0},
+        "windows": {"min_silence_s": 120.0, "first_silence_s": 1800.0},
         "learning": {"min_windows": 150, "min_span_s": 0.0},
         "delays": {"on_delay_s": 0.0, "off_delay_s": 60.0, "reopen_s": 3600.0},
     },
     "short": {
-        "windows": {"patches": 2, "stride_s": 0.05, "min_silence_s": 5.0},
+        "windows": {"patches": 2, "stride_s": 0.05, "min_silence_s": 5.0, "first_silence_s": 60.0},
         "learning": {"min_windows": 48, "min_span_s": 0.0},
         "delays": {"on_delay_s": 0.0, "off_delay_s": 1.0, "reopen_s": 60.0},
     },

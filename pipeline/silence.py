@@ -28,16 +28,18 @@ class SilenceWatch:
         self.now_ns = 0
         self._clock = PlantClock()
         self._deadlines: list[tuple[int, str]] = []
-        self._expected: set[str] = set()
+        # The earliest of each sensor; what else of it lies in the heap is out of date.
+        self._expected: dict[str, int] = {}
 
     def hear(self, sensor_id: str, at_ns: int) -> None:
         """Let a sensor, or the `WALL`, move the clock."""
         self.now_ns = self._clock.take(sensor_id, at_ns)
 
     def expect(self, sensor_id: str, deadline_ns: int) -> None:
-        """Wait for a sensor, unless it is waited for already: then `due` will tell it early."""
-        if sensor_id not in self._expected:
-            self._expected.add(sensor_id)
+        """Wait for a sensor; where it is waited for already, till the earlier of both."""
+        known_ns = self._expected.get(sensor_id)
+        if known_ns is None or deadline_ns < known_ns:
+            self._expected[sensor_id] = deadline_ns
             heapq.heappush(self._deadlines, (deadline_ns, sensor_id))
 
     def due(self) -> Iterator[str]:
@@ -46,15 +48,17 @@ class SilenceWatch:
         A sensor that was heard since it was expected is given, too: expect it again.
         """
         while self._deadlines and self._deadlines[0][0] < self.now_ns:
-            _, sensor_id = heapq.heappop(self._deadlines)
-            self._expected.discard(sensor_id)
-            yield sensor_id
+            at_ns, sensor_id = heapq.heappop(self._deadlines)
+            if self._expected.get(sensor_id) == at_ns:
+                del self._expected[sensor_id]
+                yield sensor_id
 
     def forget(self, sensor_ids: Collection[str]) -> None:
         """Wait for these no more."""
         self._deadlines = [item for item in self._deadlines if item[1] not in sensor_ids]
         heapq.heapify(self._deadlines)
-        self._expected.difference_update(sensor_ids)
+        for sensor_id in sensor_ids:
+            self._expected.pop(sensor_id, None)
 
     def export_state(self) -> State:
         """All that the next call depends on."""
@@ -62,7 +66,11 @@ class SilenceWatch:
             "version": VERSION,
             "now_ns": self.now_ns,
             "clock": self._clock.export_state(),
-            "deadlines": [[at_ns, sensor_id] for at_ns, sensor_id in self._deadlines],
+            "deadlines": [
+                [at_ns, sensor_id]
+                for at_ns, sensor_id in self._deadlines
+                if self._expected.get(sensor_id) == at_ns
+            ],
         }
 
     def import_state(self, state: State) -> None:
@@ -76,4 +84,5 @@ class SilenceWatch:
         self.now_ns = state["now_ns"]
         self._clock.import_state(state["clock"])
         self._deadlines = [(at_ns, sensor_id) for at_ns, sensor_id in state["deadlines"]]
-        self._expected = {sensor_id for _, sensor_id in self._deadlines}
+        heapq.heapify(self._deadlines)
+        self._expected = {sensor_id: at_ns for at_ns, sensor_id in self._deadlines}

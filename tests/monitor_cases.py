@@ -7,7 +7,10 @@ import numpy as np
 from pipeline.messages import NS_PER_S, Flags, SensorChunk
 from pipeline.settings import load
 
-SETTINGS = load({}, profile="accelerated", learning={"min_windows": 32})
+# Silence is told of short streams, too.
+SETTINGS = load(
+    {}, profile="accelerated", learning={"min_windows": 32}, windows={"first_silence_s": 0.0}
+)
 RATE = 8000.0
 
 

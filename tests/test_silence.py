@@ -13,8 +13,13 @@ from pipeline.pace import Pace
 from pipeline.settings import load
 from pipeline.silence import SilenceWatch
 
-SETTINGS = load({}, profile="accelerated", learning={"min_windows": 16})
+# Sensors whose rhythm is known at once, but for the tests of those that are new.
+SETTINGS = load(
+    {}, profile="accelerated", learning={"min_windows": 16}, windows={"first_silence_s": 0.0}
+)
+NEW = load({}, profile="accelerated")
 WAIT_S = SETTINGS.windows.min_silence_s
+FIRST_S = NEW.windows.first_silence_s
 T0 = 1_700_000_000 * NS_PER_S
 END_NS = T0 + 60_000 * NS_PER_S
 SENSORS = ("m/a", "m/b", "n/c")
@@ -37,9 +42,9 @@ class Levels:
         return tuple(itertools.pairwise(edges))
 
 
-def new_monitor(group_of=lambda _id: 0):
+def new_monitor(group_of=lambda _id: 0, given=SETTINGS):
     encoder = Levels()
-    return Monitor(encoder, lambda s: build_sensor(Fleet().sensor(s), SETTINGS, encoder), group_of)
+    return Monitor(encoder, lambda s: build_sensor(Fleet().sensor(s), given, encoder), group_of)
 
 
 def capture(sensor, i, at_s):
@@ -114,6 +119,59 @@ def test_a_partition_that_is_caught_up_makes_nobody_of_another_silent():
     done = monitor.process([capture("n/c", i, 86_400.0 * 3 + 10.0 * i) for i in range(50)])
     assert {w.sensor_id for w in done.windows} == {"n/c"}
     assert not any("silent" in w.health.faults for w in done.windows)
+
+
+def silences(every_s, until_s, bursts):
+    """Times, s, at which a new sensor counts as silent while others of its partition go on."""
+    monitor = new_monitor(given=NEW)
+    heard = [("m/a", i, every_s * i) for i in range(bursts)]
+    heard += [("n/c", i, 10.0 * i) for i in range(round(until_s / 10.0))]
+    stream = [capture(*one) for one in sorted(heard, key=lambda one: one[2])]
+    done = monitor.process(stream)
+    assert not any("silent" in w.health.faults for w in done.windows if w.sensor_id == "n/c")
+    return [
+        (w.window_end_ns - T0) / NS_PER_S
+        for w in done.windows
+        if w.sensor_id == "m/a" and "silent" in w.health.faults
+    ]
+
+
+@pytest.mark.parametrize("every_s", [WAIT_S * 1.5, WAIT_S * 4, FIRST_S * 0.9])
+def test_nobody_is_silent_before_its_rhythm_is_known(every_s):
+    assert silences(every_s, 5 * every_s, bursts=5) == []
+    (told,) = silences(every_s, 9 * every_s, bursts=5)
+    assert told == pytest.approx((4 + 3) * every_s, abs=1.0)
+
+
+def test_a_new_sensor_that_never_speaks_again_is_told_in_the_end():
+    (told,) = silences(10.0, 2 * FIRST_S, bursts=3)
+    assert told == pytest.approx(20.0 + FIRST_S, abs=1.0)
+
+
+def test_one_that_sent_for_long_is_silent_after_the_usual_wait():
+    (told,) = silences(10.0, 4 * WAIT_S, bursts=1 + round(WAIT_S / 10.0))
+    assert told == pytest.approx(2 * WAIT_S, abs=1.0)
+
+
+def test_bursts_of_a_new_sensor_are_waited_for_until_their_pauses_are_a_habit():
+    pace, told = Pace(120.0, 1800.0), []
+    for burst in range(6):
+        for i in range(8):
+            end_ns = T0 + round((1000.0 * burst + i) * NS_PER_S)
+            pace.arrive(end_ns, end_ns)
+            pace.step(end_ns)
+            pace.hear(end_ns)
+        told.append(pace.wait_s)
+    assert told[:3] == [1800.0] * 3
+    assert all(wait_s == pytest.approx(3 * 993.0) for wait_s in told[3:])
+
+
+def test_a_state_that_knows_no_rhythm_flag_is_of_a_known_sensor():
+    pace = Pace(120.0, 1800.0)
+    state = pace.export_state()
+    assert state.pop("known") is False
+    pace.import_state(state)
+    assert pace.wait_s == 120.0
 
 
 def test_a_clock_outside_tells_a_silence_as_another_sensor_would():
