@@ -76,11 +76,14 @@ def test_intervals_shrink_with_recordings_not_with_seeds_that_agree():
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
-    hits = 0
+    hits, widths = 0, []
     for seed in range(60):
         figure = figures_of(SUBJECT, {"a": np.random.default_rng(seed).random((1, 40))})[0]
         hits += figure.low <= 0.5 <= figure.high
+        widths.append(figure.high - figure.low)
     assert 50 <= hits <= 60
+    # The normal law: 2 x 1.96 standard deviations of a mean of 40 uniform numbers.
+    assert np.mean(widths) == pytest.approx(2 * 1.96 / np.sqrt(12 * 40), rel=0.08)
 
 
 def test_one_recording_has_no_interval():
