@@ -76,13 +76,8 @@ def _furthest() -> Json:
 
 
 def _case() -> Json:
-    newest = select(
-        last("open", "current", "acked", "opened_s", "top_band", "sentence"),
-        "cases",
-        STANDING,
-        OF_ASSET,
-        by="asset",
-    )
+    fields = last("open", "current", "acked", "opened_s", "top_band", "sentence")
+    newest = select(fields, "cases", STANDING, OF_ASSET, by="asset")
     shown = {
         "current": "State",
         "opened": "Since",
@@ -248,12 +243,7 @@ def _transitions() -> Json:
         "What the alarms did, newest first",
         "Each visible change of a sensor's alarm state: which detector decided, how far it was, "
         "and who acknowledged or shelved it.",
-        [
-            ask(
-                select(", ".join(list(shown)[1:]), "alarm", IN_RANGE, OF_ASSET),
-                table=True,
-            )
-        ],
+        [ask(select(", ".join(list(shown)[1:]), "alarm", IN_RANGE, OF_ASSET), table=True)],
         [columns(shown, keep_time=True), by_worst("When")],
         overrides=[
             override("When", custom__width=170),

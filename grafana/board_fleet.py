@@ -184,45 +184,49 @@ def _cases() -> Json:
             )
         ],
         [columns(shown), by_worst("Since"), by_worst("State")],
-        overrides=[
-            override(
-                "State",
-                mappings=STATE_WORDS,
-                custom__cellOptions={"type": "color-background", "mode": "basic"},
-                custom__width=90,
-                custom__align="left",
-            ),
-            override(
-                "Machine",
-                mappings=SHORT_ASSET,
-                links=[link("Board of this machine", ASSET_BOARD + "${__value.raw}")],
-                custom__width=190,
-            ),
-            override("Since", unit="dateTimeFromNow", custom__width=130, custom__align="left"),
-            override("Band", custom__width=110),
-            override("Sensors", custom__width=75, decimals=0),
-            override("Ack", mappings=YES_NO, custom__width=60),
-            override("Shelved", mappings=YES_NO, custom__width=80),
-            override(
-                "Picture",
-                mappings=[
-                    {
-                        "type": "regex",
-                        "options": {"pattern": ".+", "result": {"text": "open", "index": 0}},
-                    }
-                ],
-                links=[
-                    link(
-                        "Waveform and spectrum, now and healthy",
-                        "${snapshots}/case?asset=${__value.raw}",
-                        new_tab=True,
-                    )
-                ],
-                custom__width=75,
-            ),
-        ],
+        overrides=_case_columns(),
         empty="No open case",
     )
+
+
+def _case_columns() -> list[Json]:
+    return [
+        override(
+            "State",
+            mappings=STATE_WORDS,
+            custom__cellOptions={"type": "color-background", "mode": "basic"},
+            custom__width=90,
+            custom__align="left",
+        ),
+        override(
+            "Machine",
+            mappings=SHORT_ASSET,
+            links=[link("Board of this machine", ASSET_BOARD + "${__value.raw}")],
+            custom__width=190,
+        ),
+        override("Since", unit="dateTimeFromNow", custom__width=130, custom__align="left"),
+        override("Band", custom__width=110),
+        override("Sensors", custom__width=75, decimals=0),
+        override("Ack", mappings=YES_NO, custom__width=60),
+        override("Shelved", mappings=YES_NO, custom__width=80),
+        override(
+            "Picture",
+            mappings=[
+                {
+                    "type": "regex",
+                    "options": {"pattern": ".+", "result": {"text": "open", "index": 0}},
+                }
+            ],
+            links=[
+                link(
+                    "Waveform and spectrum, now and healthy",
+                    "${snapshots}/case?asset=${__value.raw}",
+                    new_tab=True,
+                )
+            ],
+            custom__width=75,
+        ),
+    ]
 
 
 # The worst of several sensors is that of all only where each has sent within a step: in shorter

@@ -2,8 +2,8 @@
 # ruff: noqa: INP001  (scripts beside the JSON that they write, no package)
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from board_parts import SOURCE, STATES, Json
 from board_queries import IN_RANGE, OF_ASSET, select
@@ -243,6 +243,21 @@ def machine_annotations() -> list[Json]:
     return marks
 
 
+_FIXED: Final[Json] = {
+    "tags": ["echowatch"],
+    "schemaVersion": SCHEMA,
+    "version": 1,
+    "editable": True,
+    "graphTooltip": 1,
+    "liveNow": False,
+    "style": "dark",
+    "timezone": "browser",
+    "weekStart": "",
+    "fiscalYearStartMonth": 0,
+}
+"""What all boards have in common."""
+
+
 def board(
     name: str,
     about: str,
@@ -266,20 +281,11 @@ def board(
         annotations: Marks on its curves.
         links: Beside those to the other boards.
     """
-    made: Mapping[str, Any] = {
+    return {
         "uid": UIDS[name],
         "title": TITLES[name],
         "description": about,
-        "tags": ["echowatch"],
-        "schemaVersion": SCHEMA,
-        "version": 1,
-        "editable": True,
-        "graphTooltip": 1,
-        "liveNow": False,
-        "style": "dark",
-        "timezone": "browser",
-        "weekStart": "",
-        "fiscalYearStartMonth": 0,
+        **_FIXED,
         "time": {"from": since, "to": "now"},
         "timepicker": {"refresh_intervals": ["10s", "30s", "1m", "5m", "15m", "1h"]},
         "refresh": refresh,
@@ -288,4 +294,3 @@ def board(
         "templating": {"list": list(variables)},
         "panels": laid_out(rows),
     }
-    return dict(made)

@@ -108,7 +108,7 @@ def panel(
     empty: str = "",
     **more: Any,
 ) -> Json:
-    """A panel; its place and number come with the board.
+    """A panel, without place and number.
 
     Args:
         kind: Core panel type.
@@ -122,9 +122,8 @@ def panel(
         empty: What an empty result means, where that is good news.
         more: Further keys of the panel.
     """
-    defaults = {"thresholds": PLAIN, **(field or {})}
-    if empty:
-        defaults["noValue"] = empty
+    said = {"noValue": empty} if empty else {}
+    field = {"thresholds": PLAIN, **(field or {}), **said}
     return {
         "type": kind,
         "title": title,
@@ -132,7 +131,7 @@ def panel(
         "datasource": targets[0]["datasource"] if targets else SOURCE,
         "targets": list(targets),
         "options": dict(options or {}),
-        "fieldConfig": {"defaults": defaults, "overrides": list(overrides)},
+        "fieldConfig": {"defaults": field, "overrides": list(overrides)},
         "transformations": list(transform),
         **more,
     }
@@ -248,7 +247,7 @@ def states_over_time(
     )
 
 
-def heat(
+def heat(  # noqa: D417  (the others are those of panel)
     title: str,
     about: str,
     targets: Sequence[Json],
@@ -263,41 +262,32 @@ def heat(
     """Series as rows, their values as colours over time.
 
     Args:
-        title: As for `panel`, as are `about`, `targets` and `more`.
-        about: Explains it.
-        targets: From `ask`.
+        title, about, targets, more: As for `panel`.
         unit: Of the names of the series, where these are numbers.
         scale: Colours, where not from nothing to orange.
         names_px: Room for the names.
         legend: Whether the scale is shown.
         downwards: Whether the first series is on top.
-        more: Further arguments of `panel`.
     """
     colour = {"mode": "opacity", "fill": ORANGE, "scale": "exponential", "exponent": 2}
     axis = {"axisPlacement": "left", "axisWidth": names_px, "unit": unit, "reverse": downwards}
-    return panel(
-        "heatmap",
-        title,
-        about,
-        targets,
-        options={
-            "calculate": False,
-            "cellGap": 0,
-            "cellValues": {"decimals": 2},
-            "color": colour | dict(scale or {}),
-            # Levels in dB may be negative; what is at most this is not drawn.
-            "filterValues": {"le": -1e9},
-            "legend": {"show": legend},
-            "rowsFrame": {"layout": "auto"},
-            "tooltip": {"show": True, "yHistogram": False},
-            "yAxis": axis,
-            "exemplars": {"color": "rgba(255,0,255,0.7)"},
-        },
-        **more,
-    )
+    options = {
+        "calculate": False,
+        "cellGap": 0,
+        "cellValues": {"decimals": 2},
+        "color": colour | dict(scale or {}),
+        # Levels in dB may be negative; what is at most this is not drawn.
+        "filterValues": {"le": -1e9},
+        "legend": {"show": legend},
+        "rowsFrame": {"layout": "auto"},
+        "tooltip": {"show": True, "yHistogram": False},
+        "yAxis": axis,
+        "exemplars": {"color": "rgba(255,0,255,0.7)"},
+    }
+    return panel("heatmap", title, about, targets, options=options, **more)
 
 
-def lines(
+def lines(  # noqa: D417  (the others are those of panel)
     title: str,
     about: str,
     targets: Sequence[Json],
@@ -311,20 +301,16 @@ def lines(
     """Curves over time.
 
     Args:
-        title: As for `panel`, as are `about`, `targets` and `more`.
-        about: Explains it.
-        targets: From `ask`.
+        title, about, targets, more: As for `panel`.
         unit: Of the values.
         legend: `list`, `table` (with the last and the largest value), or `hidden`.
         custom: How they are drawn.
         field: Further defaults of the fields.
-        more: Further arguments of `panel`.
     """
     drawn = {
         "drawStyle": "line", "lineWidth": 1, "fillOpacity": 0, "showPoints": "never",
         "spanNulls": False, **(custom or {}),
     }  # fmt: skip
-    shown = legend != "hidden"
     # Ticks that need more decimals than there are would read as the words for nothing.
     if more.get("empty"):
         field = {key: value for key, value in (field or {}).items() if key != "decimals"}
@@ -333,18 +319,20 @@ def lines(
         title,
         about,
         targets,
-        options={
-            "legend": {
-                "showLegend": shown,
-                "displayMode": legend if shown else "list",
-                "placement": "right" if legend == "table" else "bottom",
-                "calcs": ["lastNotNull", "max"] if legend == "table" else [],
-            },
-            "tooltip": {"mode": "multi", "sort": "desc"},
-        },
+        options={"legend": _legend(legend), "tooltip": {"mode": "multi", "sort": "desc"}},
         field={"unit": unit, "custom": drawn, **(field or {})},
         **more,
     )
+
+
+def _legend(kind: str) -> Json:
+    shown, table = kind != "hidden", kind == "table"
+    return {
+        "showLegend": shown,
+        "displayMode": kind if shown else "list",
+        "placement": "right" if table else "bottom",
+        "calcs": ["lastNotNull", "max"] if table else [],
+    }
 
 
 def rows(

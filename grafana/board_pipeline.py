@@ -169,6 +169,21 @@ def _models() -> Json:
     )
 
 
+def _latencies() -> list[tuple[int, Json]]:
+    return [
+        (8, _over_time("Sample to score", "From a window's last sample to its score: what a "
+                       "person waits for. Half of the windows, and the slowest 1 %.",
+                       ("sample_to_score_s_p50", "p50"), ("sample_to_score_s_p99", "p99"),
+                       unit="s", what="max")),
+        (8, _over_time("Received to stored", "From a message's arrival at the worker to its "
+                       "results in InfluxDB.", ("received_to_stored_s_p50", "p50"),
+                       ("received_to_stored_s_p99", "p99"), unit="s", what="max")),
+        (8, _over_time("Encoder per batch", "Time of the model per micro-batch.",
+                       ("embed_s_p50", "p50"), ("embed_s_p99", "p99"), unit="s",
+                       what="max")),
+    ]  # fmt: skip
+
+
 def pipeline(_: str) -> Json:
     """The board."""
     layout: list[Row] = [
@@ -181,18 +196,7 @@ def pipeline(_: str) -> Json:
                            ("windows_per_s", ""))),
             (8, _partitions()),
         ]),
-        (8, [
-            (8, _over_time("Sample to score", "From a window's last sample to its score: what a "
-                           "person waits for. Half of the windows, and the slowest 1 %.",
-                           ("sample_to_score_s_p50", "p50"), ("sample_to_score_s_p99", "p99"),
-                           unit="s", what="max")),
-            (8, _over_time("Received to stored", "From a message's arrival at the worker to its "
-                           "results in InfluxDB.", ("received_to_stored_s_p50", "p50"),
-                           ("received_to_stored_s_p99", "p99"), unit="s", what="max")),
-            (8, _over_time("Encoder per batch", "Time of the model per micro-batch.",
-                           ("embed_s_p50", "p50"), ("embed_s_p99", "p99"), unit="s",
-                           what="max")),
-        ]),
+        (8, _latencies()),
         (8, [
             (8, _over_time("Windows per batch", "All that waits is one batch: it grows with the "
                            "load.", ("batch_windows_p50", "p50"), ("batch_windows_p99", "p99"),

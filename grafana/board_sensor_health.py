@@ -169,11 +169,8 @@ def _worst() -> Json:
     measured = select(
         "mean(ok) AS believable, count(ok) AS windows, sum(gap_s) AS lost, mean(clip) AS clip, "
         "mean(flat) AS flat, spread(bias) AS bias, mean(running) AS running",
-        "sensor_health",
-        IN_RANGE,
-        OF_SENSORS,
-        by="asset, sensor",
-    )
+        "sensor_health", IN_RANGE, OF_SENSORS, by="asset, sensor",
+    )  # fmt: skip
     shown = {
         "sensor": "Sensor",
         "believable": "Believable",
@@ -191,10 +188,7 @@ def _worst() -> Json:
         "of the sensor, or that do not move. Bias moved: largest less smallest mean of a window, "
         "in the sensor's unit. Ran: share of its windows in which the machine ran.",
         [ask(select(", ".join(shown), measured), table=True)],
-        [
-            columns(shown),
-            by_worst("Believable", down=False),
-        ],
+        [columns(shown), by_worst("Believable", down=False)],
         overrides=[
             override(
                 "Sensor", mappings=SHORT_SENSOR, links=[_link_to_picture()], custom__width=190
@@ -298,6 +292,20 @@ def _newest_disorders() -> Json:
     )
 
 
+def _numbers() -> list[tuple[int, Json]]:
+    return [
+        (4, _now("Not believable now", "Sensors whose newest window shows a fault, or "
+                 "which are silent.", "ok = 0")),
+        (4, _now("Silent now", "Sensors that send nothing any more.",
+                 "faults =~ /silent/")),
+        (4, _now("Sensors", "All that have sent anything in the 30 days before the end "
+                 "of this range.", "ok >= 0", "transparent")),
+        (4, _availability()),
+        (4, _lost()),
+        (4, _disorders()),
+    ]  # fmt: skip
+
+
 def sensor_health(snapshots: str) -> Json:
     """The board.
 
@@ -305,20 +313,7 @@ def sensor_health(snapshots: str) -> Json:
         snapshots: Address of `echowatch serve`, as the browser sees it.
     """
     layout: list[Row] = [
-        (
-            3,
-            [
-                (4, _now("Not believable now", "Sensors whose newest window shows a fault, or "
-                         "which are silent.", "ok = 0")),
-                (4, _now("Silent now", "Sensors that send nothing any more.",
-                         "faults =~ /silent/")),
-                (4, _now("Sensors", "All that have sent anything in the 30 days before the end "
-                         "of this range.", "ok >= 0", "transparent")),
-                (4, _availability()),
-                (4, _lost()),
-                (4, _disorders()),
-            ],
-        ),
+        (3, _numbers()),
         (8, [(15, _broken()), (9, _silent())]),
         (10, [(7, _available()), (11, _worst()), (6, [
             (5, _over_time("Clipped", "Share of the samples of a window at the limits of the "

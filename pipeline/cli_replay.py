@@ -5,7 +5,7 @@ import math
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -26,6 +26,7 @@ from pipeline.cli_options import (
 
 if TYPE_CHECKING:
     from connectors.kafka_access import Access
+    from pipeline.replay_stream import Selection
     from pipeline.service_settings import Kafka
 
 EXIT_INTERRUPTED = 130
@@ -44,61 +45,55 @@ class Target(StrEnum):
     KAFKA = "kafka"
 
 
+To = Annotated[Target, typer.Option(help="Where to; see ECHOWATCH_KAFKA__*.")]
+Topic = Annotated[
+    str | None, typer.Option(help="Topic; default the first of ECHOWATCH_KAFKA__SIGNALS.")
+]
+Speed = Annotated[
+    str, typer.Option(help="Seconds of recording per second, or max.", metavar="N|max")
+]
+MaxGap = Annotated[
+    float | None, typer.Option(min=0, help="Shorten longer pauses to these seconds.")
+]
+From = Annotated[
+    str | None, typer.Option("--from", help="ISO time; what starts earlier is left out.")
+]
+Until = Annotated[str | None, typer.Option(help="ISO time; what starts then or later is left out.")]
+Loop = Annotated[str, typer.Option(help="How often, time going on.", metavar="N|forever")]
+Shift = Annotated[
+    str, typer.Option(help="Move all times; now: begin at the present.", metavar="SECONDS|now")
+]
+Names = Annotated[
+    Path | None, typer.Option("--map", help="YAML file, `recorded sensor: sensor` per line.")
+]
+Prefix = Annotated[str, typer.Option(help="Put before all sensor ids, with a slash.")]
+MaxLag = Annotated[
+    int, typer.Option(min=0, help="Messages that may wait for the workers; 0 = any number.")
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(help="Record of what was sent; default replay-TOPIC-xxxxxxxx.json here."),
+]
+Again = Annotated[bool, typer.Option("--again", help="Begin anew, whatever the record says.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Read all, show what would be sent, send nothing.")
+]
+
+
 def replay(
-    paths: Paths,
-    *,
-    to: Annotated[Target, typer.Option(help="Where to; see ECHOWATCH_KAFKA__*.")] = Target.KAFKA,
-    topic: Annotated[
-        str | None, typer.Option(help="Topic; default the first of ECHOWATCH_KAFKA__SIGNALS.")
-    ] = None,
-    speed: Annotated[
-        str, typer.Option(help="Seconds of recording per second, or max.", metavar="N|max")
-    ] = "1",
-    max_gap: Annotated[
-        float | None, typer.Option(min=0, help="Shorten longer pauses to these seconds.")
-    ] = None,
-    from_time: Annotated[
-        str | None, typer.Option("--from", help="ISO time; what starts earlier is left out.")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(help="ISO time; what starts then or later is left out.")
-    ] = None,
-    loop: Annotated[str, typer.Option(help="How often, time going on.", metavar="N|forever")] = "1",
-    shift: Annotated[
-        str, typer.Option(help="Move all times; now: begin at the present.", metavar="SECONDS|now")
-    ] = "0",
-    names: Annotated[
-        Path | None, typer.Option("--map", help="YAML file, `recorded sensor: sensor` per line.")
-    ] = None,
-    prefix: Annotated[str, typer.Option(help="Put before all sensor ids, with a slash.")] = "",
-    max_lag: Annotated[
-        int, typer.Option(min=0, help="Messages that may wait for the workers; 0 = any number.")
-    ] = 20_000,
-    resume: Annotated[
-        Path | None,
-        typer.Option(help="Record of what was sent; default replay-TOPIC-xxxxxxxx.json here."),
-    ] = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Begin anew, whatever the record says.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read all, show what would be sent, send nothing.")
-    ] = False,
-    rate: Rate = None,
-    unit: Unit = None,
-    scale: Scale = None,
-    start: Start = None,
-    period: Period = None,
-    on_error: OnError = AtError.STOP,
-    as_json: AsJson = False,
-) -> None:
+    paths: Paths, *, to: To = Target.KAFKA, topic: Topic = None, speed: Speed = "1",
+    max_gap: MaxGap = None, from_time: From = None, until: Until = None, loop: Loop = "1",
+    shift: Shift = "0", names: Names = None, prefix: Prefix = "", max_lag: MaxLag = 20_000,
+    resume: Resume = None, again: Again = False, dry_run: DryRun = False, rate: Rate = None,
+    unit: Unit = None, scale: Scale = None, start: Start = None, period: Period = None,
+    on_error: OnError = AtError.STOP, as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Send recordings to Kafka as if their sensors were speaking now.
 
     An interrupted replay goes on where it stood when the same command is given again: nothing is
     left out, nothing is sent twice.
     """
     from pipeline import replay as shell
-    from pipeline.replay_stream import Selection, seconds_ns
     from pipeline.settings import load
     from pipeline.topics import group_of
 
@@ -110,14 +105,8 @@ def replay(
         options=read_options(rate, unit, scale, start, period, on_error, [], console),
         topic=topic or kafka.signals[0],
         group=group_of(kafka, "signals"),
-        selection=Selection(
-            from_ns=_time(from_time, "--from"),
-            until_ns=_time(until, "--until"),
-            names={} if names is None else shell.names_in(names),
-            prefix=prefix.rstrip("/"),
-            laps=_laps(loop),
-        ),
-        shift_ns="now" if shift == "now" else seconds_ns(_number(shift, "--shift", "or now")),
+        selection=_selection(from_time, until, names, prefix, loop),
+        shift_ns=_shift(shift),
         speed=_speed(speed),
         max_gap_s=math.inf if max_gap is None else max_gap,
         max_lag=max_lag,
@@ -130,6 +119,27 @@ def replay(
         _show_plan(found, as_json=as_json)
         return
     _show_done(shell.replay(job, _access(kafka), console), as_json=as_json)
+
+
+def _selection(
+    from_time: str | None, until: str | None, names: Path | None, prefix: str, loop: str
+) -> "Selection":
+    from pipeline.replay import names_in
+    from pipeline.replay_stream import Selection
+
+    return Selection(
+        from_ns=_time(from_time, "--from"),
+        until_ns=_time(until, "--until"),
+        names={} if names is None else names_in(names),
+        prefix=prefix.rstrip("/"),
+        laps=_laps(loop),
+    )
+
+
+def _shift(text: str) -> int | Literal["now"]:
+    from pipeline.replay_stream import seconds_ns
+
+    return "now" if text == "now" else seconds_ns(_number(text, "--shift", "or now"))
 
 
 def _access(kafka: "Kafka") -> "Access":

@@ -40,54 +40,56 @@ class PlantName(StrEnum):
     DEMO = "demo"
 
 
+Out = Annotated[Path, typer.Option("--out", "-o", help="Files: folder for them; made if absent.")]
+Where = Annotated[To, typer.Option(help="Recordings, or messages as of now.")]
+Plant = Annotated[
+    PlantName | None,
+    typer.Option(help="sample: files of any number of sensors; demo: a mill of 60, on Kafka."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same machines.")]
+Sensors = Annotated[int, typer.Option(min=1, help="Files: how many sensors.")]
+Hours = Annotated[float, typer.Option(min=0.05, help="Files: length in hours.")]
+Every = Annotated[
+    float | None,
+    typer.Option(min=1.0, help="Seconds between captures; default files 10, Kafka 60."),
+]
+Faults = Annotated[bool, typer.Option(help="Files: inject machine and sensor faults.")]
+History = Annotated[
+    str, typer.Option(help="Kafka: length of what is sent first, up to now.", metavar="8h|0")
+]
+Live = Annotated[bool, typer.Option("--live", help="Kafka: go on in real time, until Ctrl-C.")]
+FleetOut = Annotated[
+    Path | None, typer.Option(help="Kafka: write the fleet file that the workers need.")
+]
+Topic = Annotated[
+    str | None, typer.Option(help="Kafka: default the first of ECHOWATCH_KAFKA__SIGNALS.")
+]
+Orders = Annotated[
+    bool, typer.Option(help="Kafka: send what people say (acknowledge, re-baseline), too.")
+]
+MaxLag = Annotated[
+    int, typer.Option(min=0, help="Kafka: messages that may wait for the workers; 0 = any.")
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(help="Kafka: how far it is; default simulate-TOPIC-xxxxxxxx.json here."),
+]
+Again = Annotated[
+    bool, typer.Option("--again", help="Kafka: begin anew, whatever the record says.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Kafka: show what would be sent, send nothing.")
+]
+
+
 def simulate(
-    *,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Files: folder for them; made if absent.")
-    ] = Path("echowatch-plant"),
-    to: Annotated[To, typer.Option(help="Recordings, or messages as of now.")] = To.FILES,
-    plant: Annotated[
-        PlantName | None,
-        typer.Option(help="sample: files of any number of sensors; demo: a mill of 60, on Kafka."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same machines.")] = 0,
-    sensors: Annotated[int, typer.Option(min=1, help="Files: how many sensors.")] = 20,
-    hours: Annotated[float, typer.Option(min=0.05, help="Files: length in hours.")] = 2.0,
-    every: Annotated[
-        float | None,
-        typer.Option(min=1.0, help="Seconds between captures; default files 10, Kafka 60."),
-    ] = None,
-    faults: Annotated[bool, typer.Option(help="Files: inject machine and sensor faults.")] = True,
-    history: Annotated[
-        str, typer.Option(help="Kafka: length of what is sent first, up to now.", metavar="8h|0")
-    ] = "8h",
-    live: Annotated[
-        bool, typer.Option("--live", help="Kafka: go on in real time, until Ctrl-C.")
-    ] = False,
-    fleet_out: Annotated[
-        Path | None, typer.Option(help="Kafka: write the fleet file that the workers need.")
-    ] = None,
-    topic: Annotated[
-        str | None, typer.Option(help="Kafka: default the first of ECHOWATCH_KAFKA__SIGNALS.")
-    ] = None,
-    orders: Annotated[
-        bool, typer.Option(help="Kafka: send what people say (acknowledge, re-baseline), too.")
-    ] = True,
-    max_lag: Annotated[
-        int, typer.Option(min=0, help="Kafka: messages that may wait for the workers; 0 = any.")
-    ] = 2000,
-    resume: Annotated[
-        Path | None,
-        typer.Option(help="Kafka: how far it is; default simulate-TOPIC-xxxxxxxx.json here."),
-    ] = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Kafka: begin anew, whatever the record says.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Kafka: show what would be sent, send nothing.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
+    *, out: Out = Path("echowatch-plant"), to: Where = To.FILES, plant: Plant = None,
+    seed: Seed = 0, sensors: Sensors = 20, hours: Hours = 2.0, every: Every = None,
+    faults: Faults = True, history: History = "8h", live: Live = False,
+    fleet_out: FleetOut = None, topic: Topic = None, orders: Orders = True,
+    max_lag: MaxLag = 2000, resume: Resume = None, again: Again = False,
+    dry_run: DryRun = False, as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Make a simulated plant: recordings, or signals on Kafka that end now and may go on.
 
     Sent to Kafka, a mill lives through a few hours as fast as the workers follow, and then goes on
