@@ -104,8 +104,8 @@ class Whitening:
         """(q, K * D) whitened differences to the nearest members."""
         moved = place - self._axes[index] * self._root
         gain = np.sqrt(self._weight) - 1.0 / np.sqrt(self._spare)
-        mix = (moved * gain / self._root).astype(np.float32) @ self._axes.T  # of the centred bank
-        mix = (mix - mix.mean(1, keepdims=True)) / self._norms
+        # The axes of a centred bank have no mean, so the mix needs no centring.
+        mix = (moved * gain / self._root).astype(np.float32) @ self._axes.T / self._norms
         member = self._bank[index] / self._norms[index, None]
         found: F32 = (unit - member) / np.float32(np.sqrt(self._spare)) + mix @ self._bank
         return found

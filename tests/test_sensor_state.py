@@ -146,6 +146,21 @@ def test_the_baseline_is_written_rarely():
     assert folder.full < 12
 
 
+def test_a_baseline_of_cosine_distances_is_read_and_due_to_be_written_anew():
+    sensor = until_alarm().sensors["m/a"]
+    baseline = unpack(pack(sensor.export_baseline()))
+    live = sensor.export_live()
+    baseline["bank"]["version"] = 2
+    restored = new_sensor()
+    restored.import_state(live, baseline)
+    assert restored.baseline_changed
+    with pytest.raises(RuntimeError, match="call export_baseline before"):
+        restored.export_live()
+    assert restored.export_baseline()["bank"]["version"] == 3
+    assert not restored.baseline_changed
+    restored.export_live()
+
+
 def test_a_live_state_on_a_void_baseline_is_not_given():
     monitor = new_monitor()
     sensor = None
