@@ -167,7 +167,8 @@ def _show(figures: "list[Figure]", distances: tuple[str, ...]) -> None:
         for name in dict.fromkeys(f.set for f in figures):
             part = [f for f in figures if f.set == name]
             stdout.print(table(part, SETS[name].title + suffix, distance), "")
-        stdout.print(table(overall(figures), f"Mean of the sets{suffix}", distance), "")
+        if means := overall(figures):
+            stdout.print(table(means, f"Mean of the sets{suffix}", distance), "")
         stdout.print(differences(figures, distance), "")
 
 

@@ -15,6 +15,7 @@ from pipeline.bench.catalogue import SETS
 from pipeline.bench.degrade import CASES, CLEAN, Case, degraded, one_level
 from pipeline.bench.figures import Figure, Subject, figures_of
 from pipeline.bench.neighbours import DISTANCES, area, band_z, cosine, euclid, vote, whitened
+from pipeline.bench.picture import draw
 from pipeline.bench.recordings import Reading, read_corpus
 from pipeline.bench.report import overall, summaries
 from pipeline.bench.representations import (
@@ -291,6 +292,17 @@ def test_every_set_has_a_mean_over_sets_of_equal_weight():
     (mean,) = overall(figures)
     assert mean.value == pytest.approx(0.6)
     assert mean.high - mean.value == pytest.approx(0.1 / np.sqrt(2))
+
+
+def test_figures_that_are_no_shares_are_drawn_without_a_mean(tmp_path):
+    figures = [
+        Figure("femto", case, "raised too early, lower", "m", value, value, value)
+        for case, value in (("as shipped", 3.0), ("drift alone", 0.0))
+    ]
+    draw(tmp_path / "p.svg", figures, {"m": "trained"}, {"femto": "Bearings"}, "note")
+    text = (tmp_path / "p.svg").read_text()
+    assert "Bearings: raised too early (lower is better)" in text
+    assert "mean of the sets" not in text
 
 
 @pytest.fixture

@@ -70,14 +70,14 @@ def draw(
     """
     colours = _colours(kinds)
     models = [name for name, kind in kinds.items() if kind == "trained"] or list(kinds)[:1]
-    top = [_means(figures), _differences(figures, models[0])]
+    top = [p for p in (_means(figures), _differences(figures, models[0])) if p.lines]
     columns = _balanced(list(_details(figures, titles)))
     y = 96
     parts = [_head(models, colours, note)]
     wide = (WIDTH - 2 * MARGIN - GUTTER) // 2
-    for panel, x in zip(top, (MARGIN, MARGIN + wide + GUTTER), strict=True):
+    for panel, x in zip(top, (MARGIN, MARGIN + wide + GUTTER), strict=False):
         parts.append(_panel(panel, colours, x, y, wide))
-    below = y + max(panel.height for panel in top) + GUTTER
+    below = y + max((panel.height + GUTTER for panel in top), default=0)
     bottom = below
     for column, x in zip(columns, (MARGIN, MARGIN + wide + GUTTER), strict=True):
         at = below
@@ -105,8 +105,8 @@ def _colours(kinds: Mapping[str, str]) -> dict[str, str]:
 def _means(figures: Sequence[Figure]) -> Panel:
     kept = [f for f in summaries(figures) if not f.against and _is_share(f)]
     lines = list(_lines(kept, _summary))
-    lines += [("mean of the sets", [f for f in overall(figures) if not f.against])]
-    return Panel("Mean of each set", tuple(lines))
+    every = [f for f in overall(figures) if not f.against]
+    return Panel("Mean of each set", (*lines, ("mean of the sets", every)) if every else ())
 
 
 def _differences(figures: Sequence[Figure], model: str) -> Panel:
@@ -114,7 +114,8 @@ def _differences(figures: Sequence[Figure], model: str) -> Panel:
     kept = [f for f in kept if _is_share(f)]
     lines = list(_lines(kept, _summary))
     every = [f for f in overall(figures) if f.against and f.representation == model]
-    return Panel(f"{model} minus ...", (*lines, ("mean of the sets", every)), zero=True)
+    shown = (*lines, ("mean of the sets", every)) if every else ()
+    return Panel(f"{model} minus ...", shown, zero=True)
 
 
 def _details(figures: Sequence[Figure], titles: Mapping[str, str]) -> Iterator[Panel]:
