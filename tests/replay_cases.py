@@ -11,7 +11,7 @@ from kafka.admin import KafkaAdminClient
 from connectors.files import ReadOptions, read
 from connectors.kafka_access import Access
 from connectors.kafka_tail import TopicView
-from pipeline.messages import SensorChunk
+from pipeline.messages import NS_PER_S, SensorChunk
 
 RATE_HZ = 8000
 NOON_NS = 1_714_564_800 * 10**9
@@ -70,3 +70,10 @@ def recordings(folder: Path, seconds=10.0, machines=MACHINES):
 
 def expected(folder, **options):
     return list(read([folder], options=ReadOptions(**options)))
+
+
+def chunk(number, sensor="s", step_ns=NS_PER_S // 2, **more):
+    samples = np.full(50, number, np.int16)
+    return SensorChunk(
+        sensor, 100.0, NOON_NS + number * step_ns, samples, seq=number, encoding="i16", **more
+    )
