@@ -13,13 +13,13 @@ import urllib.parse
 import urllib.request
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from service_chromium import Chromium
-from service_influx import DIRECT
+from service_influx import DIRECT, asked_json
 from service_process import MissingError, Server, cache, made_once, say, services_folder
 
 VERSION = "10.0.0-pre"
@@ -105,16 +105,7 @@ class GrafanaAccess:
             GrafanaError: for an answer other than 2xx.
         """
         login = b64encode(":".join(self.admin).encode()).decode()
-        headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310
-        try:
-            with DIRECT.open(request, timeout=30) as answer:
-                return json.loads(answer.read() or b"null")
-        except urllib.error.HTTPError as error:
-            with closing(error):
-                said = error.read().decode(errors="replace").strip()
-            raise GrafanaError(f"{method} {path}: {error.code} {said}") from None
+        return asked_json(method, self.url, path, f"Basic {login}", body, GrafanaError)
 
     def query(
         self,

@@ -82,6 +82,31 @@ class InfluxError(Exception):
     """InfluxDB refused; the text has its status and its words."""
 
 
+def asked_json(
+    method: str, url: str, path: str, who: str, body: object, refusal: type[Exception]
+) -> Any:
+    """Answer (JSON) of one request to a server of this machine.
+
+    Args:
+        method: Of HTTP.
+        url: Of the server.
+        path: Below it.
+        who: Header of authorization.
+        body: To send as JSON; None = nothing.
+        refusal: Raised for an answer other than 2xx, with its status and words.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Authorization": who, "Content-Type": "application/json"}
+    request = urllib.request.Request(url + path, data, headers, method=method)  # noqa: S310
+    try:
+        with DIRECT.open(request, timeout=30) as answer:
+            return json.loads(answer.read() or b"null")
+    except urllib.error.HTTPError as error:
+        with closing(error):
+            said = error.read().decode(errors="replace").strip()
+        raise refusal(f"{method} {path}: {error.code} {said}") from None
+
+
 class InfluxAccess:
     """An InfluxDB, its operator's hands: buckets, tokens, queries.
 
@@ -161,16 +186,7 @@ class InfluxAccess:
         Raises:
             InfluxError: for an answer other than 2xx.
         """
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Authorization": f"Token {self.token}", "Content-Type": "application/json"}
-        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310
-        try:
-            with DIRECT.open(request, timeout=30) as answer:
-                return json.loads(answer.read() or b"null")
-        except urllib.error.HTTPError as error:
-            with closing(error):
-                said = error.read().decode(errors="replace").strip()
-            raise InfluxError(f"{method} {path}: {error.code} {said}") from None
+        return asked_json(method, self.url, path, f"Token {self.token}", body, InfluxError)
 
 
 class InfluxServer(Server, InfluxAccess):
