@@ -10,7 +10,6 @@ at every operation, up to 3.7 x slower). The weights are copied at construction 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,11 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from echo_model import features, gpu
+from echo_model.devices import Precision, check_precision, checked_device, has_native_bf16
 from echo_model.echo import Echo, Run, place_tokens
 from echo_model.kernels import Layer, Norm, Placement, packs_weights
 from echo_model.waves import Samples, stack, too_large
 
-Precision = Literal["fp32", "bf16"]
+__all__ = ["EchoEngine", "Precision", "has_native_bf16"]
+
 Embedding = NDArray[np.float32]
 
 # Samples per spectrogram call: 8 windows of 1 s at 16 kHz, so that frames stay in the cache.
@@ -76,8 +77,8 @@ class EchoEngine:
         precision: Precision = "fp32",
         max_tokens: int = 2048,
     ) -> None:
-        self.device = _checked_device(device)
-        _check_precision(precision, self.device)
+        self.device = checked_device(device)
+        check_precision(precision, self.device)
         clip = 1 + model.config.max_patches
         if max_tokens < clip:
             raise ValueError(
@@ -91,7 +92,7 @@ class EchoEngine:
         else:
             self.max_tokens = gpu.BATCH_TOKENS
         self._gpu = (
-            gpu.GpuEncoder(self._forward, self._tokens, self.device)
+            gpu.GpuEncoder(self._forward, self._tokens, self._tables, self.device)
             if (self.device.type == "cuda")
             else None
         )
@@ -228,6 +229,10 @@ class EchoEngine:
         assert found is not None  # noqa: S101  (a window holds one frame at least)
         return found.view(len(wave), len(bins), -1)
 
+    def _tables(self, rate: float) -> tuple[Tensor, Tensor]:
+        n_fft, _ = features.frame_sizes(rate)
+        return features.hann(n_fft, str(self.device)), self._band_codes(rate)
+
     def _tokens(self, size: int, rate: float) -> int:
         """Tokens of one window."""
         config = self._model.config
@@ -246,7 +251,7 @@ class EchoEngine:
         """What `embed` does before the network, to be timed; gives how much there is of it."""
         scale = [1.0] * len(samples) if gains is None else list(gains)
         if self.device.type == "cuda":
-            before = gpu.GpuEncoder(self._spectrum_only, self._tokens, self.device)
+            before = gpu.GpuEncoder(self._spectrum_only, self._tokens, self._tables, self.device)
             return len(before.embed(samples, sample_rates_hz, scale))
         return sum(piece.origin.bands for piece in self._pieces(samples, sample_rates_hz, scale))
 
@@ -370,33 +375,3 @@ def _collect(done: Sequence[_Origin], host: NDArray[np.float32], count: int) -> 
     if bad:
         raise ValueError(too_large(bad[0]))
     return [found[i] for i in range(count)]
-
-
-def _checked_device(device: str) -> torch.device:
-    found = torch.device(device)
-    if found.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu or cuda, got {device!r}")
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} needs a CUDA GPU, got none: use device='cpu'")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ValueError(f"device must be cuda:0 .. cuda:{count - 1} here, got {device!r}")
-    return found
-
-
-def _check_precision(precision: str, device: torch.device) -> None:
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision must be one of {get_args(Precision)}, got {precision!r}")
-    if precision == "bf16" and not has_native_bf16(device):
-        raise ValueError(
-            f"precision 'bf16' needs AMX or AVX512-BF16, or a GPU that has it, got {device}: "
-            "emulated it is slower than fp32; use precision='fp32'"
-        )
-
-
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices in hardware."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))

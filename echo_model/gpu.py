@@ -8,6 +8,7 @@ is halved, for good, and the work goes on. On a CPU the same code runs without s
 that is how its logic is tested where there is no GPU.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from echo_model.waves import Samples
+
+logger = logging.getLogger(__name__)
 
 Rows = NDArray[np.float32]
 Forward = Callable[[Tensor, float], Tensor]  # (B, N) float32 without mean, rate -> (B, K, D)
@@ -173,7 +176,9 @@ class _Recorded:
         raw: Tensor,
         gains: Tensor,
         pool: Any,  # the name of its type is private
+        tables: Sequence[Tensor],
     ) -> None:
+        self._tables = tables  # read at each replay, so they may not go
         self.raw, self.gains = raw.clone(), gains.clone()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool):
@@ -190,17 +195,24 @@ class GpuEncoder:
     Args:
         forward: The network on a batch of equal windows.
         tokens: Tokens of one window of (samples, rate): decides the batch size.
+        tables: What `forward` reads beside weights, made once per rate.
         device: `cuda:N`; on `cpu` without streams and graphs.
     """
 
     def __init__(
-        self, forward: Forward, tokens: Callable[[int, float], int], device: torch.device
+        self,
+        forward: Forward,
+        tokens: Callable[[int, float], int],
+        tables: Callable[[float], Sequence[Tensor]],
+        device: torch.device,
     ) -> None:
         self._forward, self._tokens, self._device = forward, tokens, device
+        self._tables = tables
         self._staging, self._halving = Staging(device), Halving(self._forget)
         # One pool for all: replays never overlap and each result is copied out before the next.
         self._pool = torch.cuda.graph_pool_handle() if self._cuda else None
         self._graphs: OrderedDict[tuple[Shape, int], _Recorded | None] = OrderedDict()
+        self._plain: set[tuple[Shape, int]] = set()
 
     def embed(
         self, samples: Sequence[Samples], rates: Sequence[float], gains: Sequence[float]
@@ -228,6 +240,26 @@ class GpuEncoder:
             for i, row in zip(part, rows.numpy(), strict=False):  # a bucket's padding is left over
                 found[i] = row.copy()
         return found
+
+    def _record(
+        self,
+        key: tuple[Shape, int],
+        work: Callable[[Tensor, Tensor], Tensor],
+        raw: Tensor,
+        gains: Tensor,
+    ) -> _Recorded | None:
+        """The work as a graph; None where torch cannot, for one when memory runs out meanwhile."""
+        try:
+            recorded = _Recorded(work, raw, gains, self._pool, self._tables(key[0].rate))
+        except RuntimeError as error:
+            logger.warning("batches of %s are computed without a CUDA graph: %s", key, error)
+            self._plain.add(key)
+        else:
+            self._graphs[key] = recorded
+            return recorded
+        self._forget()
+        self._graphs[key] = None
+        return None
 
     @property
     def _cuda(self) -> bool:
@@ -278,13 +310,16 @@ class GpuEncoder:
             return work(raw, gains)
         if key not in self._graphs:  # first time: plainly, which also makes plans and tables
             while len(self._graphs) >= GRAPHS:
+                torch.cuda.synchronize(self._device)  # it may still be at work
                 self._graphs.popitem(last=False)
             self._graphs[key] = None
             return work(raw, gains)
         self._graphs.move_to_end(key)
         recorded = self._graphs[key]
+        if recorded is None and key not in self._plain:
+            recorded = self._record(key, work, raw, gains)
         if recorded is None:
-            recorded = self._graphs[key] = _Recorded(work, raw, gains, self._pool)
+            return work(raw, gains)
         recorded.raw.copy_(raw)
         recorded.gains.copy_(gains)
         return recorded()

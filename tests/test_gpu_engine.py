@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 
 def encoder():
     """The GPU's code on this processor."""
-    return GpuEncoder(ENGINE._forward, ENGINE._tokens, CPU)
+    return GpuEncoder(ENGINE._forward, ENGINE._tokens, ENGINE._tables, CPU)
 
 
 def counts(size, seed=0):
@@ -120,7 +120,9 @@ def test_a_failed_batch_of_the_network_comes_again_in_halves():
         return ENGINE._forward(wave, rate)
 
     samples = [counts(800, i) for i in range(8)]
-    got = embed(GpuEncoder(cramped, ENGINE._tokens, CPU), samples, [8000.0] * 8, [1e-4] * 8)
+    got = embed(
+        GpuEncoder(cramped, ENGINE._tokens, ENGINE._tables, CPU), samples, [8000.0] * 8, [1e-4] * 8
+    )
     assert furthest(got, ENGINE.embed(samples, [8000.0] * 8, [1e-4] * 8)) < 1e-5
     assert tried == [8, 4, 2, 2, 2, 2]
 
@@ -220,6 +222,18 @@ def test_a_gpu_names_the_bad_window(value):
     samples = [counts(1000, 1), np.full(1000, value, np.float32) * np.hanning(1000)]
     with pytest.raises(ValueError, match=r"samples\[1\] must be"):
         theirs.embed(samples, [8000.0] * 2)
+
+
+@pytest.mark.gpu
+def test_a_gpus_recordings_outlive_the_tables_of_other_rates():
+    ours, theirs = pair()
+    first = [counts(8000, i) for i in range(3)]
+    for rate in range(8000, 8300):
+        for _ in range(2):
+            theirs.embed(first, [8000.0] * 3, [1e-4] * 3)
+        theirs.embed([counts(1000)], [float(rate)])
+    got, want = (e.embed(first, [8000.0] * 3, [1e-4] * 3) for e in (theirs, ours))
+    assert furthest(got, want) < 1e-4
 
 
 @pytest.mark.gpu
