@@ -138,16 +138,16 @@ def attend(qkv: Tensor, run: Run, heads: int) -> Tensor:
     if qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16:
         return _attend_products(qkv, run, heads)
     together = GROUP_TOKENS // run.tokens if qkv.device.type == "cpu" else 1
-    if together < 2 or run.bands < together:
+    if together < 2:
         return _attend_apart(*qkv.view(*run, 3, heads, -1).unbind(2))
-    grouped = run.bands // together
-    rows = grouped * together * run.tokens
-    q, k, v = qkv[:rows].view(grouped, together * run.tokens, 3, heads, -1).unbind(2)
+    groups = -(-run.bands // together)
+    # A group that is not full is filled up: alone, its bands would round differently, and a
+    # window's embedding must not depend on what else is in the batch.
+    empty = (groups * together - run.bands) * run.tokens
+    padded = F.pad(qkv, (0, 0, 0, empty)) if empty else qkv
+    q, k, v = padded.view(groups, together * run.tokens, 3, heads, -1).unbind(2)
     mixed = _attend_apart(q, k, v, own_band(together, run.tokens, qkv.dtype))
-    if rows == qkv.shape[0]:
-        return mixed
-    rest = qkv[rows:].view(-1, run.tokens, 3, heads, qkv.shape[1] // (3 * heads))
-    return torch.cat([mixed, _attend_apart(*rest.unbind(2))])
+    return mixed[: qkv.shape[0]]
 
 
 def _attend_apart(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -50,6 +50,16 @@ def test_neighbours_in_a_group_change_nothing(length):
     assert torch.equal(attend(qkv, run, 3)[:length], attend(other, run, 3)[:length])
 
 
+@pytest.mark.parametrize("length", range(2, 9))
+def test_a_band_rounds_the_same_whatever_its_place_and_company(length):
+    qkv = tokens(17, length, width=32)
+    whole = attend(qkv, Run(17, length), 3).view(17, length, -1)
+    for first, bands in ((0, 1), (1, 1), (3, 2), (2, 5), (7, 10)):
+        part = qkv[first * length : (first + bands) * length].contiguous()
+        alone = attend(part, Run(bands, length), 3).view(bands, length, -1)
+        assert torch.equal(alone, whole[first : first + bands])
+
+
 def test_a_group_attends_inside_bands_only():
     assert own_band(2, 2, torch.float32).tolist() == [
         [0, 0, -torch.inf, -torch.inf],
