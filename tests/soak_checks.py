@@ -10,8 +10,7 @@ from pipeline.records import key_of, name_of, read_body, read_header
 from pipeline.state import pack, unpack
 from pipeline.topics import state_topic
 
-# Embeddings differ by 1e-5 from batch to batch, whitened scores by up to 7e-4.
-TOLERANCE = 2e-3
+TOLERANCE = 1e-4
 SHOWN = 4
 # What no log may show: errors that nobody caught, in the words of Python and asyncio.
 UNHANDLED = re.compile(

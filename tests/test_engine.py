@@ -62,6 +62,15 @@ def test_company_does_not_matter(batch: list[tuple[NDArray[np.float32], float]],
         assert furthest(got, [want[i] for i in order]) < 1e-5
 
 
+@pytest.mark.parametrize("patches", range(1, 10))
+def test_bands_of_one_length_round_alike_in_any_number(patches: int) -> None:
+    rate, size = 25600.0, 640 + 256 * (16 * patches - 1)
+    waves = [noise(size, i) for i in range(12)]
+    alone = [ENGINE.embed([wave], [rate])[0] for wave in waves]
+    for count in (2, 3, 12):
+        assert furthest(ENGINE.embed(waves[:count], [rate] * count), alone[:count]) == 0.0
+
+
 def test_mixed_rates_equal_one_by_one() -> None:
     shapes = [(r, n) for r in RATES for n in (int(r), int(1.3 * r) + 1)] * 2
     samples = [noise(n, i) for i, (_, n) in enumerate(shapes)]

@@ -26,12 +26,8 @@ def plant():
     return simulate.demo_plant(3, hours=0.75, every_s=30.0)
 
 
-def close(a, b, tolerance=2e-3):
-    """Equal records, floats within a tolerance.
-
-    Embeddings differ by 1e-5 from batch to batch; in half precision some fall to the other side.
-    A score is a log distance in units of a spread of 0.05 or more, whitened: 7e-4 was seen.
-    """
+def close(a, b, tolerance=1e-4):
+    """Equal records, floats within a tolerance."""
     if dataclasses.is_dataclass(a):
         fields = dataclasses.fields(a)
         return all(close(getattr(a, f.name), getattr(b, f.name), tolerance) for f in fields)
