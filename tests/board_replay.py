@@ -127,7 +127,11 @@ def _with_hole(chunk):
 
 
 class Run:
-    """One worker that hears a story into a bucket of its own."""
+    """One worker that hears a story into a bucket of its own.
+
+    Attributes:
+        worked: Begin and end of that, ms.
+    """
 
     def __init__(self, kafka, influx, folder, story):
         self.story, self.folder = story, folder
@@ -140,7 +144,7 @@ class Run:
         # A silence is heard where others of its partition go on.
         self.plant = Plant(kafka, influx, folder, partitions=2, settings=settings)
         self.worker = self.plant.start()
-        self.began = time.monotonic()
+        self.worked = (0, 0)
 
     @property
     def bucket(self):
@@ -149,11 +153,13 @@ class Run:
     def hear(self, tell):
         """Hear all of the story; `tell` sends one stretch of it."""
         wait_for(self.worker.ready, "the worker")
+        began_ms = time.time_ns() // 10**6
         for begin_ns, end_ns, orders in self.story.parts():
             tell(self, begin_ns, end_ns)
             self.plant.finish()
             self._obey(orders)
-        time.sleep(max(0.0, self.began + PIPELINE_S - time.monotonic()))
+        time.sleep(max(0.0, began_ms / 1000 + PIPELINE_S - time.time()))
+        self.worked = (began_ms, time.time_ns() // 10**6)
 
     def _obey(self, orders):
         kafka = self.plant.conf.kafka
