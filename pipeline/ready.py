@@ -42,6 +42,15 @@ class Ready:
         health = replace(self.health, faults=("not_embedded",), detail=detail)
         return replace(self, health=health, features=None, gain=0.0)
 
+    def not_comparable(self) -> "Ready":
+        """The same where health was learnt from windows of another length."""
+        size_s = self.window.samples.size / self.window.sample_rate_hz
+        detail = (
+            f"a window of {size_s:.2g} s cannot be compared with those that were learnt: part of a "
+            "capture is missing, or captures have another length now: learn anew"
+        )
+        return replace(self, health=replace(self.health, faults=("gap",), detail=detail))
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:

@@ -185,8 +185,11 @@ class SensorMonitor:
         self._pace.hear(end_ns)
         running = cut.features is not None and self._reference.gate.running(cut.features.rms)
         drift, verdict = None, None
-        if running and embedding is not None and self._reference.comparable(window.samples.size):
-            drift, verdict = self._compare(cut, embedding, step_s, edges)
+        if running and embedding is not None:
+            if self._reference.comparable(window.samples.size):
+                drift, verdict = self._compare(cut, embedding, step_s, edges)
+            elif self._reference.frozen:
+                cut = cut.not_comparable()
         condition = condition_of(cut.health, running=running, scored=verdict is not None)
         transitions = transitions_of(self.alarms, end_ns, condition, cut.health, verdict, drift)
         if cut.health.ok:

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -172,6 +173,30 @@ def test_a_state_that_knows_no_rhythm_flag_is_of_a_known_sensor():
     assert state.pop("known") is False
     pace.import_state(state)
     assert pace.wait_s == 120.0
+
+
+def with_hole(chunk, seq):
+    """A capture without its middle, as two chunks."""
+    third = chunk.samples.size // 3
+    late_ns = round(2 * third / chunk.sample_rate_hz * NS_PER_S)
+    start_ns = chunk.start_ns + late_ns
+    first = replace(chunk, seq=seq, samples=chunk.samples[:third], flags=Flags(0))
+    return [first, replace(chunk, seq=seq + 1, samples=chunk.samples[-third:], start_ns=start_ns)]
+
+
+def test_captures_that_lose_their_middle_stay_unknown_until_one_is_whole():
+    monitor, seq, said = new_monitor(), 0, []
+    for i in range(60):
+        whole = replace(capture("m/a", 0, 10.0 * i), seq=seq, samples=np.tile(NOISE[i], 5))
+        parts = [whole] if i < 30 or i == 50 else with_hole(whole, seq)
+        seq += len(parts)
+        said += [(i, w.status, w.health.faults) for w in monitor.process(parts).windows]
+    said += [(60, w.status, w.health.faults) for w in monitor.flush().windows]
+    told = [status for _, status, _ in said]
+    assert told[told.index("ok") :].count("learning") == 0
+    broken = {(status, faults) for i, status, faults in said if 32 < i < 50}
+    assert broken == {("unknown", ("gap",))}
+    assert ("ok", ()) in {(status, faults) for i, status, faults in said if i >= 50}
 
 
 def test_a_clock_outside_tells_a_silence_as_another_sensor_would():
