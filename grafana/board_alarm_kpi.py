@@ -3,29 +3,9 @@
 
 from typing import Final
 
+import board_parts as parts
 from board_fleet import ASSET_BOARD
-from board_frame import RAW, Row, board, constant, tag_variable
-from board_parts import (
-    ORANGE,
-    QUIET,
-    RED,
-    SHORT_ASSET,
-    SHORT_SENSOR,
-    STATE_WORDS,
-    STATES,
-    YES_NO,
-    Json,
-    ask,
-    by_worst,
-    columns,
-    lines,
-    link,
-    override,
-    panel,
-    rows,
-    stat_options,
-    steps,
-)
+from board_frame import Row, board, of_plant
 from board_queries import ASSET_NOW, IN_RANGE, OPEN_CASES, SCOPE, STANDING, last, select
 
 RAISED: Final = "(action = 'raise' OR action = 'escalate')"
@@ -41,15 +21,15 @@ WEEK_MS = 7 * DAY_MS
 
 def _stat(
     title: str, about: str, what: str, source: str | tuple[str, ...], *where: str, **field: object
-) -> Json:  # fmt: skip
+) -> parts.Json:  # fmt: skip
     empty = str(field.pop("empty", "0"))
-    return panel(
-        "stat", title, about, [ask(select(what, source, *where))],
-        options=stat_options(), field={"decimals": 0, **field}, empty=empty,
+    return parts.panel(
+        "stat", title, about, [parts.ask(select(what, source, *where))],
+        options=parts.stat_options(), field={"decimals": 0, **field}, empty=empty,
     )  # fmt: skip
 
 
-def _per_day() -> Json:
+def _per_day() -> parts.Json:
     # Not the mean of time(1d): a range of one day touches two, which would halve it.
     return _stat(
         "Raised per day",
@@ -57,12 +37,12 @@ def _per_day() -> Json:
         f"operator and day are the target, {PER_DAY_MOST} the most that can be managed.",
         f"count(state) * {DAY_MS} / (${{__to}} - ${{__from}}) AS raised",
         "alarm", IN_RANGE, SCOPE, RAISED,
-        thresholds=steps((None, "text"), (PER_DAY, ORANGE), (PER_DAY_MOST, RED)),
+        thresholds=parts.steps((None, "text"), (PER_DAY, parts.ORANGE), (PER_DAY_MOST, parts.RED)),
         decimals=1,
     )  # fmt: skip
 
 
-def _cases_per_week() -> Json:
+def _cases_per_week() -> parts.Json:
     # What a late transition merged into another case was never closed, and is none.
     closed = select("case_id, opened_s", "cases", IN_RANGE, SCOPE, "open = false")
     standing = select("case_id, opened_s", OPEN_CASES, "open = true")
@@ -76,7 +56,7 @@ def _cases_per_week() -> Json:
     )  # fmt: skip
 
 
-def _flood() -> Json:
+def _flood() -> parts.Json:
     spans = select("count(state) AS raised", "alarm", IN_RANGE, SCOPE, RAISED, by="time(10m)",
                    fill="0")  # fmt: skip
     # 1 where more than 10 were raised, else 0: x / (|x| + 1) lies between -1 and 1.
@@ -90,12 +70,12 @@ def _flood() -> Json:
         flood,
         unit="percentunit",
         decimals=2,
-        thresholds=steps((None, "text"), (FLOOD_SHARE, RED)),
+        thresholds=parts.steps((None, "text"), (FLOOD_SHARE, parts.RED)),
         empty="0 %",
     )
 
 
-def _stale() -> Json:
+def _stale() -> parts.Json:
     return _stat(
         "Stale",
         "Machines whose case has been open for more than a day and that nobody shelved. Target of "
@@ -103,11 +83,11 @@ def _stale() -> Json:
         "count(current) AS stale",
         OPEN_CASES,
         "open = true AND shelved = false AND opened_s * 1000 < ${__to} - 86400000",
-        thresholds=steps((None, "text"), (STALE, ORANGE)),
+        thresholds=parts.steps((None, "text"), (STALE, parts.ORANGE)),
     )
 
 
-def _unacknowledged() -> Json:
+def _unacknowledged() -> parts.Json:
     return _stat(
         "Unacked",
         "Open cases that nobody has acknowledged.",
@@ -122,7 +102,7 @@ SHELVED: Final = select(
 )
 
 
-def _shelved_count() -> Json:
+def _shelved_count() -> parts.Json:
     return _stat(
         "Shelved",
         "Sensors whose alarms are shelved now.",
@@ -132,7 +112,7 @@ def _shelved_count() -> Json:
     )
 
 
-def _machines() -> Json:
+def _machines() -> parts.Json:
     return _stat(
         "Machines",
         "Machines that have sent anything in the 30 days before the end of this range.",
@@ -142,7 +122,7 @@ def _machines() -> Json:
     )
 
 
-def _top_share() -> Json:
+def _top_share() -> parts.Json:
     each = select("count(state) AS raised", "alarm", IN_RANGE, SCOPE, RAISED, by="asset")
     return _stat(
         "Top machine",
@@ -152,9 +132,9 @@ def _top_share() -> Json:
     )
 
 
-def _by_day() -> Json:
+def _by_day() -> parts.Json:
     targets = [
-        ask(
+        parts.ask(
             select(
                 "count(state) AS raised", "alarm", IN_RANGE, SCOPE, RAISED, f"state = {code}",
                 by="time(1d)", fill="0",
@@ -162,9 +142,9 @@ def _by_day() -> Json:
             word,
             ref="ABC"[number],
         )
-        for number, (code, word, _) in enumerate(STATES[:3])
+        for number, (code, word, _) in enumerate(parts.STATES[:3])
     ]  # fmt: skip
-    return lines(
+    return parts.lines(
         "Raised per day, by severity",
         "Raised or escalated to this severity. EEMUA 191 wants about 5 % high, 15 % middle, 80 % "
         "low.",
@@ -175,19 +155,19 @@ def _by_day() -> Json:
         },
         field={"decimals": 0, "min": 0},
         overrides=[
-            override(word, color={"mode": "fixed", "fixedColor": colour})
-            for _, word, colour in STATES[:3]
+            parts.override(word, color={"mode": "fixed", "fixedColor": colour})
+            for _, word, colour in parts.STATES[:3]
         ],
         empty="Nothing was raised in this range",
     )  # fmt: skip
 
 
-def _rate() -> Json:
-    return lines(
+def _rate() -> parts.Json:
+    return parts.lines(
         "Raised per 10 minutes",
         f"More than {PER_10_MIN} are a flood: nobody can judge them one by one.",
         [
-            ask(
+            parts.ask(
                 select(
                     "count(state) AS raised", "alarm", IN_RANGE, SCOPE, RAISED, by="time(10m)",
                     fill="0",
@@ -201,67 +181,70 @@ def _rate() -> Json:
             "thresholdsStyle": {"mode": "dashed"},
         },
         field={
-            "decimals": 0, "min": 0, "color": {"mode": "fixed", "fixedColor": QUIET},
-            "thresholds": steps((None, "text"), (PER_10_MIN, RED)),
+            "decimals": 0, "min": 0, "color": {"mode": "fixed", "fixedColor": parts.QUIET},
+            "thresholds": parts.steps((None, "text"), (PER_10_MIN, parts.RED)),
         },
         empty="Nothing was raised in this range",
     )  # fmt: skip
 
 
-def _bad_actors() -> Json:
+def _bad_actors() -> parts.Json:
     each = select("count(state) AS raised", "alarm", IN_RANGE, SCOPE, RAISED, by="area, asset")
     shown = {"asset": "Machine", "raised": "Raised"}
-    return rows(
+    return parts.rows(
         "Bad actors, top 20",
         "Machines that raised most in this range. Repair them, or correct what they are compared "
         "with.",
-        [ask(select("raised, asset", each), table=True)],
-        [columns(shown), by_worst("Raised"), {"id": "limit", "options": {"limitField": 20}}],
+        [parts.ask(select("raised, asset", each), table=True)],
+        [
+            parts.columns(shown), parts.by_worst("Raised"),
+            {"id": "limit", "options": {"limitField": 20}},
+        ],
         overrides=[
-            override(
+            parts.override(
                 "Machine",
-                mappings=SHORT_ASSET,
-                links=[link("Board of this machine", ASSET_BOARD + "${__value.raw}")],
+                mappings=parts.SHORT_ASSET,
+                links=[parts.link("Board of this machine", ASSET_BOARD + "${__value.raw}")],
                 custom__width=200,
             ),
-            override(
+            parts.override(
                 "Raised", decimals=0, custom__cellOptions={"type": "gauge", "mode": "basic"},
-                color={"mode": "fixed", "fixedColor": ORANGE}, min=0,
+                color={"mode": "fixed", "fixedColor": parts.ORANGE}, min=0,
             ),
         ],
         empty="Nothing was raised in this range",
     )  # fmt: skip
 
 
-def _chattering() -> Json:
+def _chattering() -> parts.Json:
     days = select("count(state) AS raised", "alarm", IN_RANGE, SCOPE, "action = 'raise'",
                   by="time(1d), asset, sensor")  # fmt: skip
     most = select("max(raised) AS most", days, by="asset, sensor")
     shown = {"sensor": "Sensor", "most": "On its worst day"}
-    return rows(
+    return parts.rows(
         "Chattering",
         "Sensors that raised at least 3 times within one day: their limit, their delay or their "
         "baseline is wrong. The target is none.",
-        [ask(select("most, sensor", most, "most >= 3"), table=True)],
-        [columns(shown), by_worst("On its worst day")],
+        [parts.ask(select("most, sensor", most, "most >= 3"), table=True)],
+        [parts.columns(shown), parts.by_worst("On its worst day")],
         overrides=[
-            override("Sensor", mappings=SHORT_SENSOR),
-            override("On its worst day", decimals=0, custom__width=140),
+            parts.override("Sensor", mappings=parts.SHORT_SENSOR),
+            parts.override("On its worst day", decimals=0, custom__width=140),
         ],
         empty="None chatters",
     )
 
 
-def _standing() -> Json:
+def _standing() -> parts.Json:
     shown = {
         "current": "State", "asset": "Machine", "opened": "Since", "acked": "Ack",
         "shelved": "Shelved", "sentence": "What departs",
     }  # fmt: skip
-    return rows(
+    return parts.rows(
         "Standing longest",
         "Open cases, the oldest first: what stands for weeks is either forgotten or no alarm.",
         [
-            ask(
+            parts.ask(
                 select(
                     "current, asset, opened_s * 1000 AS opened, acked, shelved, sentence",
                     OPEN_CASES,
@@ -270,33 +253,35 @@ def _standing() -> Json:
                 table=True,
             )
         ],
-        [columns(shown), by_worst("Since", down=False)],
+        [parts.columns(shown), parts.by_worst("Since", down=False)],
         overrides=[
-            override(
-                "State", mappings=STATE_WORDS, custom__width=90, custom__align="left",
+            parts.override(
+                "State", mappings=parts.STATE_WORDS, custom__width=90, custom__align="left",
                 custom__cellOptions={"type": "color-background", "mode": "basic"},
             ),
-            override(
+            parts.override(
                 "Machine",
-                mappings=SHORT_ASSET,
-                links=[link("Board of this machine", ASSET_BOARD + "${__value.raw}")],
+                mappings=parts.SHORT_ASSET,
+                links=[parts.link("Board of this machine", ASSET_BOARD + "${__value.raw}")],
                 custom__width=190,
             ),
-            override("Since", unit="dateTimeFromNow", custom__width=120, custom__align="left"),
-            override("Ack", mappings=YES_NO, custom__width=60),
-            override("Shelved", mappings=YES_NO, custom__width=80),
+            parts.override(
+                "Since", unit="dateTimeFromNow", custom__width=120, custom__align="left"
+            ),
+            parts.override("Ack", mappings=parts.YES_NO, custom__width=60),
+            parts.override("Shelved", mappings=parts.YES_NO, custom__width=80),
         ],
         empty="No open case",
     )  # fmt: skip
 
 
-def _shelved() -> Json:
+def _shelved() -> parts.Json:
     shown = {"sensor": "Sensor", "until": "Until", "author": "By", "why": "Why"}
-    return rows(
+    return parts.rows(
         "Shelved now",
         "Nobody is notified of these until then; a shelving ends by itself after a week at most.",
         [
-            ask(
+            parts.ask(
                 select(
                     "sensor, shelved_until_ns / 1000000 AS until, author, why",
                     SHELVED,
@@ -305,17 +290,17 @@ def _shelved() -> Json:
                 table=True,
             )
         ],
-        [columns(shown), by_worst("Until", down=False)],
+        [parts.columns(shown), parts.by_worst("Until", down=False)],
         overrides=[
-            override("Sensor", mappings=SHORT_SENSOR, custom__width=190),
-            override("Until", unit="dateTimeAsIso", custom__width=160, custom__align="left"),
-            override("By", custom__width=80),
+            parts.override("Sensor", mappings=parts.SHORT_SENSOR, custom__width=190),
+            parts.override("Until", unit="dateTimeAsIso", custom__width=160, custom__align="left"),
+            parts.override("By", custom__width=80),
         ],
         empty="Nothing is shelved",
     )
 
 
-def alarm_kpi(snapshots: str) -> Json:
+def alarm_kpi(snapshots: str) -> parts.Json:
     """The board.
 
     Args:
@@ -344,11 +329,7 @@ def alarm_kpi(snapshots: str) -> Json:
         "Is the alarm system in order: load, floods, chatter, what stands and what is shelved? "
         "For plant managers; ISA-18.2 wants at least 30 days of data for a verdict.",
         layout,
-        [
-            RAW,
-            *(tag_variable(name) for name in ("plant", "area", "line", "asset")),
-            constant("snapshots", snapshots),
-        ],
+        of_plant(snapshots),
         since="now-7d",
         refresh="5m",
     )

@@ -3,32 +3,8 @@
 
 from typing import Final
 
-from board_frame import RAW, Row, board, choice, constant, tag_variable
-from board_parts import (
-    BARE,
-    LAST_TWO,
-    PURPLE,
-    RED,
-    SHORT_ASSET,
-    SHORTEST_ASSET,
-    STATE_WORDS,
-    STATES,
-    YES_NO,
-    Json,
-    ask,
-    by_worst,
-    columns,
-    count_stat,
-    heat,
-    link,
-    override,
-    panel,
-    rows,
-    short_names,
-    stat_options,
-    states_over_time,
-    steps,
-)  # fmt: skip
+import board_parts as parts
+from board_frame import Row, board, choice, of_plant
 from board_queries import (
     ASSET_NOW,
     EVERY,
@@ -57,11 +33,11 @@ ABOUT_STATE: Final = {
 }
 
 
-def _counts() -> Json:
+def _counts() -> parts.Json:
     # Codes lie at most 6 apart, so that this is 1 for one state and 0 for every other: a state
     # that no machine is in gives 0 and keeps its place, where a WHERE would give nothing.
     targets = [
-        ask(
+        parts.ask(
             select(
                 "sum(hit) AS machines",
                 select(f"1 - ceil(abs(worst - {code}) / 9) AS hit", ASSET_NOW),
@@ -69,94 +45,100 @@ def _counts() -> Json:
             word.capitalize(),
             ref="ABCDEFG"[number],
         )
-        for number, (code, word, _) in enumerate(STATES)
+        for number, (code, word, _) in enumerate(parts.STATES)
     ]
-    return panel(
+    return parts.panel(
         "stat",
         "Machines by state",
         "How many machines are in which state now, each by its worst sensor that can be believed. "
         + " ".join(f"{word.capitalize()}: {about}" for word, about in ABOUT_STATE.items()),
         targets,
-        options=stat_options(colour="background") | {"textMode": "value_and_name"},
+        options=parts.stat_options(colour="background") | {"textMode": "value_and_name"},
         field={"decimals": 0},
         overrides=[
-            override(word.capitalize(), thresholds=steps((None, "transparent"), (1, colour)))
-            for _, word, colour in STATES
+            parts.override(
+                word.capitalize(), thresholds=parts.steps((None, "transparent"), (1, colour))
+            )
+            for _, word, colour in parts.STATES
         ],
     )
 
 
-def _silent() -> Json:
+def _silent() -> parts.Json:
     newest = select(last("faults"), "sensor_health", RECENT, SCOPE, by="sensor")
-    return count_stat(
+    return parts.count_stat(
         "Silent",
         "Sensors that send nothing any more. Their machine is not watched by them: see the board "
         "Sensor health.",
         select("count(faults) AS sensors", newest, "faults =~ /silent/"),
-        PURPLE,
+        parts.PURPLE,
     )
 
 
-def _load() -> Json:
-    return panel(
+def _load() -> parts.Json:
+    return parts.panel(
         "stat",
         "Raised, 24 h",
         "Alarms and warnings that a sensor raised or escalated in the last 24 hours of the range. "
         "ISA-18.2: about 150 per operator and day are manageable, 300 the most.",
         [
-            ask(
+            parts.ask(
                 select(
                     "count(state) AS raised", "alarm", LAST_DAY, SCOPE,
                     "(action = 'raise' OR action = 'escalate')",
                 )
             )
         ],
-        options=stat_options(),
-        field={"thresholds": steps((None, "text"), (150, "#FF780A"), (300, RED)), "decimals": 0},
+        options=parts.stat_options(),
+        field={
+            "thresholds": parts.steps((None, "text"), (150, parts.ORANGE), (300, parts.RED)),
+            "decimals": 0,
+        },
         empty="none",
     )  # fmt: skip
 
 
-def _newest() -> Json:
-    return panel(
+def _newest() -> parts.Json:
+    return parts.panel(
         "stat",
         "Newest data",
         "When the newest window of any sensor ended. If this is long ago, everything else on this "
         "board is old: see the board Pipeline.",
-        [ask(select("last(ok) AS ok", "sensor_health", RECENT, SCOPE), table=True)],
-        options=stat_options()
+        [parts.ask(select("last(ok) AS ok", "sensor_health", RECENT, SCOPE), table=True)],
+        options=parts.stat_options()
         | {"reduceOptions": {"calcs": ["max"], "fields": "/^[Tt]ime$/", "values": False}},
         field={"unit": "dateTimeFromNow"},
     )
 
 
-def _machines() -> Json:
-    return panel(
+def _machines() -> parts.Json:
+    return parts.panel(
         "stat",
         "Machines now, worst first",
         "Each machine in the colour of its worst sensor that can be believed, by the last part of "
         "its name. Click one for its board.",
-        [ask(select("worst, asset, asset AS machine", ASSET_NOW), table=True)],
+        [parts.ask(select("worst, asset, asset AS machine", ASSET_NOW), table=True)],
         # Without sizes of ours words shrink with their tile, so that a phone cuts none off.
-        options=stat_options(colour="background", every=True) | {"textMode": "value_and_name"},
+        options=parts.stat_options(colour="background", every=True)
+        | {"textMode": "value_and_name"},
         field={
-            "mappings": STATE_WORDS,
-            "links": [link("Board of this machine", ASSET_BOARD + "${__data.fields.asset}")],
+            "mappings": parts.STATE_WORDS,
+            "links": [parts.link("Board of this machine", ASSET_BOARD + "${__data.fields.asset}")],
         },
         overrides=[
             # What a link takes from another column is its text: `asset` stays whole.
-            override("machine", mappings=SHORTEST_ASSET),
-            override("worst", displayName="${__data.fields.machine.text}"),
+            parts.override("machine", mappings=parts.SHORTEST_ASSET),
+            parts.override("worst", displayName="${__data.fields.machine.text}"),
         ],
         transform=[
-            BARE,
-            columns({name: name for name in ("worst", "machine", "asset")}),
-            by_worst("worst"),
+            parts.BARE,
+            parts.columns({name: name for name in ("worst", "machine", "asset")}),
+            parts.by_worst("worst"),
         ],
     )
 
 
-def _cases() -> Json:
+def _cases() -> parts.Json:
     shown = {
         "current": "State",
         "machine": "Machine",
@@ -168,12 +150,12 @@ def _cases() -> Json:
         "shelved": "Shelved",
         "asset": "Picture",
     }
-    return rows(
+    return parts.rows(
         "Open cases, worst first",
         "One case per machine: everything that its sensors say, in one sentence. The picture shows "
         "waveform and spectrum, now and healthy.",
         [
-            ask(
+            parts.ask(
                 select(
                     "current, asset, asset AS machine, opened_s * 1000 AS opened, top_band, "
                     "sentence, sensors, acked, shelved",
@@ -183,33 +165,33 @@ def _cases() -> Json:
                 table=True,
             )
         ],
-        [columns(shown), by_worst("Since"), by_worst("State")],
+        [parts.columns(shown), parts.by_worst("Since"), parts.by_worst("State")],
         overrides=_case_columns(),
         empty="No open case",
     )
 
 
-def _case_columns() -> list[Json]:
+def _case_columns() -> list[parts.Json]:
     return [
-        override(
+        parts.override(
             "State",
-            mappings=STATE_WORDS,
+            mappings=parts.STATE_WORDS,
             custom__cellOptions={"type": "color-background", "mode": "basic"},
             custom__width=90,
             custom__align="left",
         ),
-        override(
+        parts.override(
             "Machine",
-            mappings=SHORT_ASSET,
-            links=[link("Board of this machine", ASSET_BOARD + "${__value.raw}")],
+            mappings=parts.SHORT_ASSET,
+            links=[parts.link("Board of this machine", ASSET_BOARD + "${__value.raw}")],
             custom__width=190,
         ),
-        override("Since", unit="dateTimeFromNow", custom__width=130, custom__align="left"),
-        override("Band", custom__width=110),
-        override("Sensors", custom__width=75, decimals=0),
-        override("Ack", mappings=YES_NO, custom__width=60),
-        override("Shelved", mappings=YES_NO, custom__width=80),
-        override(
+        parts.override("Since", unit="dateTimeFromNow", custom__width=130, custom__align="left"),
+        parts.override("Band", custom__width=110),
+        parts.override("Sensors", custom__width=75, decimals=0),
+        parts.override("Ack", mappings=parts.YES_NO, custom__width=60),
+        parts.override("Shelved", mappings=parts.YES_NO, custom__width=80),
+        parts.override(
             "Picture",
             mappings=[
                 {
@@ -218,7 +200,7 @@ def _case_columns() -> list[Json]:
                 }
             ],
             links=[
-                link(
+                parts.link(
                     "Waveform and spectrum, now and healthy",
                     "${snapshots}/case?asset=${__value.raw}",
                     new_tab=True,
@@ -240,41 +222,41 @@ STEP: Final = choice(
 )
 
 
-def _timeline() -> Json:
-    return states_over_time(
+def _timeline() -> parts.Json:
+    return parts.states_over_time(
         "Machines over time",
         "The worst state of the sensors of each machine. Grey stands still, blue learns, purple "
         "cannot be believed.",
         [
-            ask(
+            parts.ask(
                 select(
                     "max(state) AS state", "sensor_health", IN_RANGE, SCOPE, by=f"{EVERY}, asset"
                 ),
                 "$tag_asset",
             )
         ],
-        transform=[short_names(LAST_TWO)],
+        transform=[parts.short_names(parts.LAST_TWO)],
         maxDataPoints=240,
         interval="${step}",
     )
 
 
-def _drift() -> Json:
+def _drift() -> parts.Json:
     by = f"{EVERY}, asset"
     scored = select("max(ratio) AS ratio", "drift", IN_RANGE, SCOPE, by=by)
     # A machine that learns has a row of its own, though nothing to show in it.
     learns = select("0 * max(learning_pct) AS ratio", "drift", IN_RANGE, SCOPE, LEARNING, by=by)
-    return heat(
+    return parts.heat(
         "How far from the alarm limit",
         "Evidence / limit of the worst sensor of each machine: 1 is the limit at which an alarm is "
         "due if it lasts. Empty where a machine stands or learns.",
         [
-            ask(
+            parts.ask(
                 select("max(ratio) AS ratio", (scored, learns), IN_RANGE, by=by),
                 "$tag_asset",
             )
         ],
-        transform=[short_names(LAST_TWO)],
+        transform=[parts.short_names(parts.LAST_TWO)],
         maxDataPoints=96,
         interval="${step}",
         downwards=True,
@@ -282,7 +264,7 @@ def _drift() -> Json:
     )
 
 
-def fleet(snapshots: str) -> Json:
+def fleet(snapshots: str) -> parts.Json:
     """The board.
 
     Args:
@@ -299,10 +281,5 @@ def fleet(snapshots: str) -> Json:
         "fleet",
         "Start of the shift: which machine is sick, since when, and can it wait?",
         layout,
-        [
-            RAW,
-            *(tag_variable(name) for name in ("plant", "area", "line", "asset")),
-            STEP,
-            constant("snapshots", snapshots),
-        ],
+        of_plant(snapshots, STEP),
     )

@@ -179,6 +179,18 @@ def choice(name: str, label: str, about: str, values: Sequence[str], chosen: str
     }  # fmt: skip
 
 
+def of_plant(snapshots: str, *own: Json, sensors: bool = False) -> list[Json]:
+    """The variables of a board of the whole plant.
+
+    Args:
+        snapshots: Address of `echowatch serve`, as the browser sees it.
+        own: Further ones of the board.
+        sensors: Whether sensors can be chosen, too.
+    """
+    chain = ("plant", "area", "line", "asset") + (("sensor",) if sensors else ())
+    return [RAW, *(tag_variable(name) for name in chain), *own, constant("snapshots", snapshots)]
+
+
 def board_links(own: str) -> list[Json]:
     """Links to the other boards, which keep the time and what was chosen."""
     return [

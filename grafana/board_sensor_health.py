@@ -3,30 +3,12 @@
 
 from typing import Final
 
-from board_frame import RAW, Row, board, constant, tag_variable
-from board_parts import (
-    LAST_THREE,
-    PURPLE,
-    SHORT_SENSOR,
-    Json,
-    ask,
-    by_worst,
-    columns,
-    count_stat,
-    lines,
-    link,
-    override,
-    panel,
-    rows,
-    short_names,
-    stat_options,
-    states_over_time,
-    words,
-)
+import board_parts as parts
+from board_frame import Row, board, of_plant
 from board_queries import BEFORE, EVERY, IN_RANGE, OF_SENSORS, RECENT, last, select
 
 TEAL: Final = "#2B6A73"
-BELIEF: Final = words(((0, "cannot be believed", PURPLE), (1, "believable", TEAL)))
+BELIEF: Final = parts.words(((0, "cannot be believed", parts.PURPLE), (1, "believable", TEAL)))
 SENSOR_PICTURE: Final = "${snapshots}/sensor?id="
 
 NEWEST: Final = select(
@@ -50,23 +32,25 @@ _DUE: Final = "(steps + silent * ((${__to} - ${__from}) / $__interval_ms - steps
 AVAILABLE: Final = select(f"good / {_DUE} AS availability", _STEPS, by="asset, sensor")
 # In each step the newest window counts.
 STEPS: Final = 300
-TO_ROWS: Final[Json] = {
+TO_ROWS: Final[parts.Json] = {
     "id": "reduce", "options": {"mode": "seriesToRows", "reducers": ["lastNotNull"]}
 }  # fmt: skip
 
 
-def _link_to_picture() -> Json:
-    return link("Newest signal of this sensor", SENSOR_PICTURE + "${__value.raw}", new_tab=True)
+def _link_to_picture() -> parts.Json:
+    return parts.link(
+        "Newest signal of this sensor", SENSOR_PICTURE + "${__value.raw}", new_tab=True
+    )
 
 
-def _availability() -> Json:
-    return panel(
+def _availability() -> parts.Json:
+    return parts.panel(
         "stat",
         "Availability",
         "Share of the time of this range in which a sensor could be believed, neither faulty nor "
         "silent; mean of all sensors. A new one counts from its first window on.",
-        [ask(AVAILABLE, "$tag_sensor")],
-        options=stat_options()
+        [parts.ask(AVAILABLE, "$tag_sensor")],
+        options=parts.stat_options()
         | {"reduceOptions": {"calcs": ["mean"], "fields": "", "values": False}},
         field={"unit": "percentunit", "decimals": 1},
         transform=[TO_ROWS],
@@ -74,98 +58,98 @@ def _availability() -> Json:
     )
 
 
-def _available() -> Json:
+def _available() -> parts.Json:
     shown = {"Field": "Sensor", "Last *": "Available"}
-    return panel(
+    return parts.panel(
         "table",
         "Available, worst first",
         "Share of the time of this range in which each sensor could be believed: neither faulty "
         "nor silent.",
-        [ask(AVAILABLE, "$tag_sensor")],
+        [parts.ask(AVAILABLE, "$tag_sensor")],
         options={"showHeader": True, "cellHeight": "sm", "footer": {"show": False}},
         overrides=[
-            override("Sensor", mappings=SHORT_SENSOR, links=[_link_to_picture()]),
-            override(
+            parts.override("Sensor", mappings=parts.SHORT_SENSOR, links=[_link_to_picture()]),
+            parts.override(
                 "Available", unit="percentunit", min=0, max=1, decimals=1, custom__width=130,
                 custom__cellOptions={"type": "gauge", "mode": "basic"},
                 color={"mode": "fixed", "fixedColor": TEAL},
             ),
         ],
-        transform=[TO_ROWS, columns(shown), by_worst("Available", down=False)],
+        transform=[TO_ROWS, parts.columns(shown), parts.by_worst("Available", down=False)],
         maxDataPoints=STEPS,
     )  # fmt: skip
 
 
-def _now(title: str, about: str, condition: str, colour: str = PURPLE) -> Json:
+def _now(title: str, about: str, condition: str, colour: str = parts.PURPLE) -> parts.Json:
     newest = select(last("ok", "faults"), "sensor_health", RECENT, OF_SENSORS, by="sensor")
-    return count_stat(title, about, select("count(ok) AS sensors", newest, condition), colour)
+    return parts.count_stat(title, about, select("count(ok) AS sensors", newest, condition), colour)
 
 
-def _disorders() -> Json:
-    return panel(
+def _disorders() -> parts.Json:
+    return parts.panel(
         "stat",
         "Stream disorders",
         "Gaps, duplicates, late or overlapping data, clock steps and changes of rate or format in "
         "this range.",
-        [ask(select("count(detail) AS disorders", "stream_event", IN_RANGE, OF_SENSORS))],
-        options=stat_options(),
+        [parts.ask(select("count(detail) AS disorders", "stream_event", IN_RANGE, OF_SENSORS))],
+        options=parts.stat_options(),
         field={"decimals": 0},
         empty="none",
     )
 
 
-def _lost() -> Json:
-    return panel(
+def _lost() -> parts.Json:
+    return parts.panel(
         "stat",
         "Signal lost",
         "Time that is missing in front of windows, all sensors together.",
-        [ask(select("sum(gap_s) AS lost", "sensor_health", IN_RANGE, OF_SENSORS))],
-        options=stat_options(),
+        [parts.ask(select("sum(gap_s) AS lost", "sensor_health", IN_RANGE, OF_SENSORS))],
+        options=parts.stat_options(),
         field={"unit": "s", "decimals": 0},
     )
 
 
-def _broken() -> Json:
+def _broken() -> parts.Json:
     shown = {"sensor": "Sensor", "faults": "Fault", "detail": "In words"}
-    return rows(
+    return parts.rows(
         "Cannot be believed now",
         "Sensors whose newest window shows a fault, or which are silent. Their machines show "
         "unknown, never ok and never an alarm.",
-        [ask(select("sensor, faults, detail", NEWEST, "ok = 0"), table=True)],
-        [columns(shown), by_worst("Fault", down=False)],
+        [parts.ask(select("sensor, faults, detail", NEWEST, "ok = 0"), table=True)],
+        [parts.columns(shown), parts.by_worst("Fault", down=False)],
         overrides=[
-            override(
-                "Sensor", mappings=SHORT_SENSOR, links=[_link_to_picture()], custom__width=230
+            parts.override(
+                "Sensor", mappings=parts.SHORT_SENSOR, links=[_link_to_picture()], custom__width=230
             ),
-            override("Fault", custom__width=130, custom__cellOptions={"type": "color-text"},
+            parts.override("Fault", custom__width=130, custom__cellOptions={"type": "color-text"},
                      color={"mode": "fixed", "fixedColor": "#CA95E5"}),
         ],
         empty="Every sensor is believable",
     )  # fmt: skip
 
 
-def _silent() -> Json:
+def _silent() -> parts.Json:
     heard = select("last(bias) AS bias", "sensor_health", RECENT, OF_SENSORS, "faults !~ /silent/",
                    by="sensor")  # fmt: skip
     shown = {"sensor": "Sensor", "Time": "Last window"}
-    return rows(
+    return parts.rows(
         "Last heard, longest ago first",
         "When the newest window of each sensor ended. Silent sensors lead.",
-        [ask(select("sensor, bias", heard), table=True)],
+        [parts.ask(select("sensor, bias", heard), table=True)],
         [
-            columns(shown, keep_time=True, drop=("bias",)),
-            by_worst("Last window", down=False),
+            parts.columns(shown, keep_time=True, drop=("bias",)),
+            parts.by_worst("Last window", down=False),
         ],
         overrides=[
-            override(
-                "Sensor", mappings=SHORT_SENSOR, links=[_link_to_picture()], custom__width=230
+            parts.override(
+                "Sensor", mappings=parts.SHORT_SENSOR, links=[_link_to_picture()], custom__width=230
             ),
-            override("Last window", unit="dateTimeFromNow", custom__align="left"),
+            parts.override("Last window", unit="dateTimeFromNow", custom__align="left"),
         ],
     )
 
 
-def _worst() -> Json:
+def _worst() -> parts.Json:
     measured = select(
         "mean(ok) AS believable, count(ok) AS windows, sum(gap_s) AS lost, mean(clip) AS clip, "
         "mean(flat) AS flat, spread(bias) AS bias, mean(running) AS running",
@@ -181,55 +165,55 @@ def _worst() -> Json:
         "bias": "Bias moved",
         "running": "Ran",
     }
-    return rows(
+    return parts.rows(
         "Windows of this range, worst first",
         "Believable: share of the sensor's windows that could be believed; a silent one has none. "
         "Lost: time missing in front of windows. Clipped, flat: share of all samples at the limits "
         "of the sensor, or that do not move. Bias moved: largest less smallest mean of a window, "
         "in the sensor's unit. Ran: share of its windows in which the machine ran.",
-        [ask(select(", ".join(shown), measured), table=True)],
-        [columns(shown), by_worst("Believable", down=False)],
+        [parts.ask(select(", ".join(shown), measured), table=True)],
+        [parts.columns(shown), parts.by_worst("Believable", down=False)],
         overrides=[
-            override(
-                "Sensor", mappings=SHORT_SENSOR, links=[_link_to_picture()], custom__width=190
+            parts.override(
+                "Sensor", mappings=parts.SHORT_SENSOR, links=[_link_to_picture()], custom__width=190
             ),
-            override("Believable", unit="percentunit", decimals=1, custom__width=95),
-            override("Windows", decimals=0, custom__width=85),
-            override("Lost", unit="s", decimals=0, custom__width=75),
-            override("Clipped", unit="percentunit", decimals=1, custom__width=80),
-            override("Flat", unit="percentunit", decimals=1, custom__width=70),
-            override("Bias moved", unit="short", decimals=3, custom__width=105),
-            override("Ran", unit="percentunit", decimals=0),
+            parts.override("Believable", unit="percentunit", decimals=1, custom__width=95),
+            parts.override("Windows", decimals=0, custom__width=85),
+            parts.override("Lost", unit="s", decimals=0, custom__width=75),
+            parts.override("Clipped", unit="percentunit", decimals=1, custom__width=80),
+            parts.override("Flat", unit="percentunit", decimals=1, custom__width=70),
+            parts.override("Bias moved", unit="short", decimals=3, custom__width=105),
+            parts.override("Ran", unit="percentunit", decimals=0),
         ],
     )  # fmt: skip
 
 
-def _over_the_time() -> Json:
-    return states_over_time(
+def _over_the_time() -> parts.Json:
+    return parts.states_over_time(
         "When which sensor could be believed",
         "Purple from the moment that a sensor shows a fault or counts as silent, until its next "
         "good window. Choose an area or a machine where there are too many rows.",
         [
-            ask(
+            parts.ask(
                 select("min(ok) AS ok", "sensor_health", IN_RANGE, OF_SENSORS,
                        by=f"{EVERY}, sensor"),
                 "$tag_sensor",
             )
         ],
         BELIEF,
-        transform=[short_names(LAST_THREE)],
+        transform=[parts.short_names(parts.LAST_THREE)],
         maxDataPoints=240,
     )  # fmt: skip
 
 
-def _over_time(title: str, about: str, field: str, what: str, unit: str, **more: str) -> Json:
+def _over_time(title: str, about: str, field: str, what: str, unit: str, **more: str) -> parts.Json:
     condition = more.get("condition", "")
     where = [IN_RANGE, OF_SENSORS, *([condition] if condition else [])]
-    return lines(
+    return parts.lines(
         title,
         about,
         [
-            ask(
+            parts.ask(
                 select(f"{what}({field}) AS {field}", "sensor_health", *where,
                        by=f"{EVERY}, sensor"),
                 "$tag_sensor",
@@ -238,18 +222,18 @@ def _over_time(title: str, about: str, field: str, what: str, unit: str, **more:
         unit=unit,
         legend="hidden",
         custom={"lineWidth": 2, "showPoints": more.get("points", "never"), "pointSize": 4},
-        transform=[short_names(LAST_THREE)],
+        transform=[parts.short_names(parts.LAST_THREE)],
         maxDataPoints=300,
         empty=more.get("empty", ""),
     )  # fmt: skip
 
 
-def _kinds() -> Json:
-    return lines(
+def _kinds() -> parts.Json:
+    return parts.lines(
         "Stream disorders by kind",
         "Gaps, duplicates, late or overlapping data, clock steps, changes of rate or format.",
         [
-            ask(
+            parts.ask(
                 select(
                     "count(detail) AS times", "stream_event", IN_RANGE, OF_SENSORS,
                     by=f"{EVERY}, kind",
@@ -267,32 +251,32 @@ def _kinds() -> Json:
     )  # fmt: skip
 
 
-def _newest_disorders() -> Json:
+def _newest_disorders() -> parts.Json:
     shown = {
         "Time": "When", "sensor": "Sensor", "kind": "Kind", "amount_s": "By", "detail": "In words"
     }  # fmt: skip
-    return rows(
+    return parts.rows(
         "Disorders, newest first",
         "A clock step counts back where it is negative.",
         [
-            ask(
+            parts.ask(
                 select("sensor, kind, amount_s, detail", "stream_event", IN_RANGE, OF_SENSORS)
                 + " ORDER BY time DESC LIMIT 200",
                 table=True,
             )
         ],
-        [columns(shown, keep_time=True)],
+        [parts.columns(shown, keep_time=True)],
         overrides=[
-            override("When", custom__width=170),
-            override("Sensor", mappings=SHORT_SENSOR, custom__width=190),
-            override("Kind", custom__width=100),
-            override("By", unit="s", custom__width=80),
+            parts.override("When", custom__width=170),
+            parts.override("Sensor", mappings=parts.SHORT_SENSOR, custom__width=190),
+            parts.override("Kind", custom__width=100),
+            parts.override("By", unit="s", custom__width=80),
         ],
         empty="No disorder in this range",
     )
 
 
-def _numbers() -> list[tuple[int, Json]]:
+def _numbers() -> list[tuple[int, parts.Json]]:
     return [
         (4, _now("Not believable now", "Sensors whose newest window shows a fault, or "
                  "which are silent.", "ok = 0")),
@@ -306,7 +290,7 @@ def _numbers() -> list[tuple[int, Json]]:
     ]  # fmt: skip
 
 
-def sensor_health(snapshots: str) -> Json:
+def sensor_health(snapshots: str) -> parts.Json:
     """The board.
 
     Args:
@@ -333,9 +317,5 @@ def sensor_health(snapshots: str) -> Json:
         "sensor_health",
         "Which sensor lies or is silent? For the instrument team; machine alarms are elsewhere.",
         layout,
-        [
-            RAW,
-            *(tag_variable(name) for name in ("plant", "area", "line", "asset", "sensor")),
-            constant("snapshots", snapshots),
-        ],
+        of_plant(snapshots, sensors=True),
     )
