@@ -88,8 +88,9 @@ if [[ -n $env_file && -s $env_file ]]; then # what belongs to others now, contai
   user=$(sed -n 's/^STACK_UID=//p' "$env_file"):$(sed -n 's/^STACK_GID=//p' "$env_file")
   [[ -z $owner || $owner == "$user" ]] ||
     fail "--user is $owner, but containers run as $user: change STACK_UID, STACK_GID in $env_file"
-  [[ ! ${user%:*} =~ ^0+$ ]] ||
-    fail "STACK_UID is 0 in $env_file: containers never run as root, choose another user"
+  [[ $user == : || $user =~ ^[1-9][0-9]*:[0-9]+$ ]] ||
+    fail "STACK_UID:STACK_GID is '$user' in $env_file: containers never run as root, give the bare" \
+      "numbers of another user"
   if ((EUID == 0)) && [[ $user =~ ^[1-9][0-9]*:[0-9]+$ ]]; then owner=$user; fi
 fi
 if ((EUID == 0)) && [[ -n $env_file && -z $owner ]]; then

@@ -149,12 +149,13 @@ def test_containers_run_as_the_owner_of_the_secrets_and_never_as_root(tmp_path):
     assert not found.returncode, found.stderr
 
 
-def test_a_stack_that_would_run_as_root_is_refused(tmp_path):
+@pytest.mark.parametrize("user", ["0", "00", "+0", "root", '"1000"', "1000\r", "1000\nSTACK_UID=0"])
+def test_a_stack_that_would_run_as_root_or_nobody_knows_as_whom_is_refused(tmp_path, user):
     script = shutil.copy2(DOCKER / "make_secrets.sh", tmp_path)
-    (tmp_path / ".env").write_text("STACK_UID=0\nSTACK_GID=0\n", "utf-8")
+    (tmp_path / ".env").write_bytes(f"STACK_UID={user}\nSTACK_GID=0\n".encode())
     done = make_secrets(None, script=script)
     assert done.returncode
-    assert "STACK_UID is 0" in done.stderr
+    assert "STACK_UID:STACK_GID is" in done.stderr
     assert not (tmp_path / "secrets").exists()
 
 
@@ -201,11 +202,12 @@ def test_broker_does_not_start_without_a_secret(tmp_path, made, missing, how):
     assert f"{missing} is missing, empty or not readable: docker/make_secrets.sh" in done.stderr
 
 
-def test_broker_does_not_start_where_containers_would_be_root(tmp_path, made):
+@pytest.mark.parametrize("user", ["0", "+0", "root", "1000:0"])
+def test_broker_does_not_start_where_containers_would_be_root(tmp_path, made, user):
     shutil.copytree(made, tmp_path / "secrets")
-    done = start(tmp_path, KAFKA_USER="0")
+    done = start(tmp_path, KAFKA_USER=user)
     assert done.returncode
-    assert "STACK_UID is 0, but containers never run as root" in done.stderr
+    assert f"STACK_UID is {user}, but containers never run as root" in done.stderr
     assert not start(tmp_path, KAFKA_USER="1000").returncode
     wanted = stack("cpu")["services"]["kafka"]["environment"]["KAFKA_USER"]
     assert wanted == OURS["STACK_UID"]

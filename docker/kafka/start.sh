@@ -68,8 +68,9 @@ format() {
   rm -f "$KAFKA_RUN/format"
 }
 
-[[ ! $KAFKA_USER =~ ^0+$ ]] ||
-  fail "STACK_UID is $KAFKA_USER, but containers never run as root: name another user in docker/.env"
+[[ $KAFKA_USER =~ ^(none|[1-9][0-9]*)$ ]] || # neither 0 nor its names: root, +0
+  fail "STACK_UID is $KAFKA_USER, but containers never run as root: give the number of another user" \
+    "in docker/.env"
 if [[ $KAFKA_DEV != yes ]]; then
   for name in ca.pem kafka.pem kafka_admin_password; do secret "$name"; done
 fi
