@@ -37,7 +37,7 @@ def start(folder, *command, **variables):
     return run("bash", DOCKER / "grafana" / "start.sh", *(command or ["true"]), env=given)
 
 
-@pytest.mark.parametrize("address", [ADDRESS, ADDRESS + "/", "http://[::1]:8630/below/it"])
+@pytest.mark.parametrize("address", [ADDRESS, ADDRESS + "//", "http://[::1]:8630/below/it"])
 def test_boards_lead_to_the_pages_of_this_deployment(made, address):
     done = start(made, ECHOWATCH_GRAFANA_SNAPSHOT_URL=address)
     assert not done.returncode, done.stderr
@@ -68,7 +68,18 @@ def test_the_documented_command_writes_boards_for_another_grafana(tmp_path, page
         assert (tmp_path / "boards" / f"{name}.json").read_text("utf-8") == boards.text_of(made)
 
 
-@pytest.mark.parametrize("address", ["", "watch.example", "javascript:alert(1)", 'https://a"b'])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "watch.example",
+        "javascript:alert(1)",
+        "https:///",
+        'https://a"b',
+        "https://a|b",
+        "https://a&b",
+    ],
+)
 def test_an_address_that_is_none_is_refused(made, address):
     done = start(made, "echo", "started", ECHOWATCH_GRAFANA_SNAPSHOT_URL=address)
     assert done.returncode

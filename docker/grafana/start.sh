@@ -21,11 +21,12 @@ for name in ca.pem grafana.pem grafana_admin_password grafana_secret_key influx_
 done
 
 address=${ECHOWATCH_GRAFANA_SNAPSHOT_URL-}
-[[ $address =~ ^https?://[]A-Za-z0-9.:/_~%[-]+$ ]] ||
+[[ $address =~ ^https?://[A-Za-z0-9[][]A-Za-z0-9.:/_~%[-]*$ ]] ||
   fail "ECHOWATCH_GRAFANA_SNAPSHOT_URL must be an address of http or https, got '$address'"
+address=${address%"${address##*[!/]}"} # links have a slash of their own
 mkdir -p "$ECHOWATCH_GRAFANA_DASHBOARDS"
 for board in "$GRAFANA_BOARDS"/*.json; do
   [[ -e $board ]] || fail "$GRAFANA_BOARDS has no boards"
-  sed "s|\"$default\"|\"${address%/}\"|g" "$board" >"$ECHOWATCH_GRAFANA_DASHBOARDS/${board##*/}"
+  sed "s|\"$default\"|\"$address\"|g" "$board" >"$ECHOWATCH_GRAFANA_DASHBOARDS/${board##*/}"
 done
 exec "$@"
