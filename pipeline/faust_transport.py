@@ -24,6 +24,8 @@ from yarl import URL
 
 log = logging.getLogger(__name__)
 
+# What Faust itself says stays under its own name, and is filtered with the rest of it.
+FAUST_LOG: Final = logging.getLogger("faust.transport.echowatch")
 FETCH_WAIT_MS: Final = 150
 # A partition whose position is not known for so long is being assigned anew.
 POSITION_S: Final = 5.0
@@ -31,6 +33,8 @@ POSITION_S: Final = 5.0
 
 class _Thread(driver.AIOKafkaConsumerThread):
     """The thread that owns the client."""
+
+    logger = FAUST_LOG
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -58,6 +62,7 @@ class _Thread(driver.AIOKafkaConsumerThread):
 class _Consumer(driver.Consumer):
     """A consumer that goes back to what it has read and not handed on."""
 
+    logger = FAUST_LOG
     _thread: _Thread
 
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
