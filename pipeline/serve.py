@@ -174,13 +174,13 @@ class SnapshotServer:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         """Draw an answer in a thread, a few at a time."""
-        if self._waiting >= MOST_WAITING:
-            raise web.HTTPServiceUnavailable(headers={"Retry-After": "5"})
         if request.path == "/health":
             return self._judged()
         if request.path == "/metrics":
             told = generate_latest(self._registry)
             return web.Response(body=told, headers={"Content-Type": CONTENT_TYPE})
+        if self._waiting >= MOST_WAITING:
+            raise web.HTTPServiceUnavailable(headers={"Retry-After": "5"})
         query = _query(request)
         self._waiting += 1
         try:

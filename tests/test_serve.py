@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import serve
 from pipeline.endpoints import EndpointError, Verdict
 from pipeline.serve import SnapshotServer
 from pipeline.serve_login import Login, LoginError
@@ -353,3 +354,11 @@ def test_pages_and_pictures_that_were_shown_are_counted():
 
 def test_counts_are_told_to_who_knows_the_token_only():
     assert asked("/metrics", store=sick_pump(), token=TOKEN)[0] == 401
+    known = {"Authorization": f"Bearer {TOKEN}"}
+    assert asked("/metrics", store=sick_pump(), token=TOKEN, headers=known)[0] == 200
+
+
+def test_too_many_visitors_hide_neither_health_nor_counts(monkeypatch):
+    monkeypatch.setattr(serve, "MOST_WAITING", 0)
+    found = {path: asked(path, store=sick_pump())[0] for path in ("/", "/health", "/metrics")}
+    assert found == {"/": 503, "/health": 200, "/metrics": 200}
