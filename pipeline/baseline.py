@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from pipeline.messages import State
 from pipeline.tails import DISTANCE_FLOOR, growth, log_distances, spread_of, tail_limit
-from pipeline.whitening import Near, Whitening
+from pipeline.whitening import TINY, Near, Whitening, widened
 
 VERSION = 3
 # Of cosine distances; its bank is the same, so that it is calibrated anew.
@@ -121,7 +121,7 @@ class Baseline:
         self._reset()
 
     def _reset(self) -> None:
-        self._bank = np.empty((0, 0, 0), np.float32)
+        self._bank = np.empty((0, 0, 0), np.float16)
         self._rms = np.empty(0, np.float32)
         self._at_ns = np.empty(0, np.int64)
         self._size = 0
@@ -154,6 +154,11 @@ class Baseline:
         return self._size
 
     @property
+    def bank_bytes(self) -> int:
+        """Memory that the embeddings take."""
+        return self._bank.nbytes
+
+    @property
     def span_ns(self) -> tuple[int, int]:
         """End times of the oldest and the newest window in the bank; (0, 0) when empty."""
         at_ns = self._at_ns[: self._size]
@@ -176,8 +181,13 @@ class Baseline:
 
     @property
     def due(self) -> bool:
-        """Whether enough has been learnt to ask `freeze_if_settled`; every tenth window after."""
+        """Whether enough has been learnt to ask `freeze_if_settled`; every tenth window after.
+
+        After `forget` a thinned bank may be too small to be cut into blocks: it learns on.
+        """
         if self.frozen or self._seen < self._min_windows or self._span_s < self._min_span_s:
+            return False
+        if self._size < 2 * self._blocks:
             return False
         return self._last_call or (self._seen - self._min_windows) % (self._min_windows // 10) == 0
 
@@ -251,16 +261,22 @@ class Baseline:
             self._allocate(embedding.shape)
         if self._size == self._bank_size:
             self._thin()
-        # Rounded to half precision at once, so that an exported bank is exactly this one.
-        self._bank[self._size] = embedding.astype(np.float16)
+        # In half precision: half the memory, and an exported bank is exactly this one.
+        self._bank[self._size] = embedding
         self._rms[self._size] = rms
         self._at_ns[self._size] = at_ns
         self._size += 1
 
     def _allocate(self, shape: tuple[int, ...]) -> None:
-        self._bank = np.empty((self._bank_size, *shape), np.float32)
+        self._bank = np.empty((self._bank_size, *shape), np.float16)
         self._rms = np.empty(self._bank_size, np.float32)
         self._at_ns = np.empty(self._bank_size, np.int64)
+
+    def _trim(self) -> None:
+        """Give back room for windows that no longer come."""
+        n = self._size
+        self._bank, self._rms = self._bank[:n].copy(), self._rms[:n].copy()
+        self._at_ns = self._at_ns[:n].copy()
 
     def _thin(self) -> None:
         """Keep every second window: the bank then spans twice the time at half the density."""
@@ -273,8 +289,8 @@ class Baseline:
 
     def _distances(self) -> NDArray[np.float32]:
         """(n, n) cosine distances of the bank's windows."""
-        bank = self._bank[: self._size].reshape(self._size, -1)
-        unit = bank / np.linalg.norm(bank, axis=1, keepdims=True)
+        bank = widened(self._bank[: self._size].reshape(self._size, -1))
+        unit = bank / np.maximum(np.linalg.norm(bank, axis=1, keepdims=True), TINY)
         distances: NDArray[np.float32] = 1.0 - unit @ unit.T
         return distances
 
@@ -300,27 +316,30 @@ class Baseline:
         notes: list[str] = []
         if not self._settled():
             notes.append("the machine was still changing when learning had to end")
-        dropped = self._drop_outliers()
+        near = self._without_own()
+        odd = self._outliers(near)
+        dropped = int(odd.sum())
         if dropped:
+            self.forget(~odd)
+            near = self._without_own()
             notes.append(f"{dropped} odd windows were left out of the baseline")
         grown = growth(self.rms)
         if grown > 1.5:
             notes.append(f"level grew {grown:.1f} x during learning: the baseline may be worn")
-        self._calibrate(tuple(notes))
+        self._calibrate(near, tuple(notes))
 
-    def _drop_outliers(self) -> int:
-        """Leave out up to a tenth of the bank: windows far outside the rest are no health."""
-        log_distance = log_distances(self._without_own().distance)
+    @staticmethod
+    def _outliers(near: Near) -> NDArray[np.bool_]:
+        """(n,) up to a tenth of the bank: windows far outside the rest are no health."""
+        log_distance = log_distances(near.distance)
         spread = spread_of(log_distance)
-        odd = log_distance - np.median(log_distance) > 6.0 * spread
-        if not odd.any() or odd.mean() > 0.1:
-            return 0
-        self.forget(~odd)
-        return int(odd.sum())
+        odd: NDArray[np.bool_] = log_distance - np.median(log_distance) > 6.0 * spread
+        return odd if odd.mean() <= 0.1 else np.zeros_like(odd)
 
-    def _calibrate(self, notes: tuple[str, ...]) -> None:
+    def _calibrate(self, near: Near, notes: tuple[str, ...]) -> None:
+        """Learning is over: fix what health looks like, from the distances without own blocks."""
         self._whitening = None
-        near = self._without_own()
+        self._trim()
         log_distance = log_distances(near.distance)
         median = float(np.median(log_distance))
         spread = spread_of(log_distance)
@@ -347,7 +366,7 @@ class Baseline:
         Counters are in it, so that `extend` after `import_state` gives exactly this baseline.
         """
         return {
-            "bank": self._bank[first : self._size].astype(np.float16),
+            "bank": self._bank[first : self._size].copy(),
             "rms": self._rms[first : self._size].copy(),
             "at_ns": self._at_ns[first : self._size].copy(),
             "every": self._every,
@@ -400,6 +419,7 @@ class Baseline:
             return
         health = state["calibration"]
         if version == COSINE_VERSION:
-            self._calibrate(tuple(health["notes"]))
+            self._calibrate(self._without_own(), tuple(health["notes"]))
         else:
             self._calibration = Calibration(**{**health, "notes": tuple(health["notes"])})
+            self._trim()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+F16 = NDArray[np.float16]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
@@ -25,6 +26,11 @@ SHRINKAGE = 0.1
 MIN_VARIANCE = 1e-7
 # Share of the largest variance below which an axis is rounding.
 MIN_SHARE = 1e-6
+# Of a half, widened by its sign and shifted: bit 31 and bits 13 to 27.
+SIGN_AND_VALUE = np.int32(-(1 << 31) | 0x0FFFE000)
+TO_BIAS = np.float32(2.0**112)
+# Length of what has none, so that nothing is divided by zero.
+TINY = np.float32(1e-12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +39,9 @@ class Near:
 
     Attributes:
         index: (q,) which member.
-        distance: (q,) whitened distance to it.
+        distance: (q,) whitened distance to it, at least that of the bank's rounding.
         cosine: (q,) cosine distance to it, 0-2.
-        bands: (q, K) parts of the squared whitened distance; they sum to it.
+        bands: (q, K) parts of the squared whitened distance; they sum to it, but for that least.
     """
 
     index: NDArray[np.intp]
@@ -48,14 +54,15 @@ class Whitening:
     """Distances to the members of one bank.
 
     Args:
-        bank: (n, K, D) float32; kept, not copied.
+        bank: (n, K, D) finite, in half precision; kept, neither copied nor widened for long.
     """
 
-    def __init__(self, bank: F32) -> None:
-        self._bank = bank.reshape(len(bank), -1)
-        self._norms = np.linalg.norm(self._bank, axis=1)
+    def __init__(self, bank: F16) -> None:
         n = len(bank)
-        gram = (self._bank @ self._bank.T).astype(np.float64)
+        self._bank = bank.reshape(n, -1)
+        wide = widened(self._bank)
+        self._norms = _lengths(wide)
+        gram = (wide @ wide.T).astype(np.float64)
         gram /= np.outer(self._norms, self._norms)
         self._rows = gram.mean(1)
         self._mean = float(self._rows.mean())
@@ -64,7 +71,7 @@ class Whitening:
         kept = power > max(MIN_SHARE * power[-1], n * MIN_VARIANCE * MIN_SHARE)
         power, axes = power[kept], axes[:, kept]
         variance = power / n
-        most_axes = min(n - 1, self._bank.shape[1])
+        most_axes = max(1, min(n - 1, self._bank.shape[1]))
         self._spare = max(SHRINKAGE * float(variance.sum()) / most_axes, MIN_VARIANCE)
         self._root = np.sqrt(power)  # coordinates of the bank: axes * root
         self._weight = 1.0 / (variance + self._spare)
@@ -75,19 +82,21 @@ class Whitening:
     def nearest(self, queries: F32) -> Near:
         """The nearest member for each of (q, K, D) queries."""
         q, bands = queries.shape[:2]
-        flat = queries.reshape(q, -1)
-        norms = np.sqrt(np.einsum("qd,qd->q", flat, flat))
-        cosine = (flat @ self._bank.T).astype(np.float64) / np.outer(norms, self._norms)
+        flat, bank = queries.reshape(q, -1), widened(self._bank)
+        norms = _lengths(flat)
+        cosine = (flat @ bank.T).astype(np.float64) / np.outer(norms, self._norms)
         place, beyond = self._placed(cosine)
         weighted = place * self._weight
         inside = self._squares + (place * weighted).sum(1, keepdims=True)
         inside = inside - 2.0 * ((weighted * self._root).astype(np.float32) @ self._axes.T)
         index = np.argmin(inside, axis=1)
         rows = np.arange(q)
-        parts = self._parts(flat / norms[:, None], index, place)
+        parts = self._parts(flat / norms[:, None], bank, index, place)
+        squared = inside[rows, index] + beyond / self._spare
         return Near(
             index=index,
-            distance=np.sqrt(np.maximum(inside[rows, index], 0.0) + beyond / self._spare),
+            # Closer than the bank's rounding nothing can be told apart.
+            distance=np.sqrt(np.maximum(squared, MIN_VARIANCE / self._spare)),
             cosine=1.0 - cosine[rows, index],
             bands=np.square(parts.reshape(q, bands, -1)).sum(2, dtype=np.float64),
         )
@@ -100,12 +109,32 @@ class Whitening:
         length = 1.0 - 2.0 * means + self._mean
         return place, np.maximum(length - (place * place).sum(1), 0.0)
 
-    def _parts(self, unit: F32, index: NDArray[np.intp], place: F64) -> F32:
+    def _parts(self, unit: F32, bank: F32, index: NDArray[np.intp], place: F64) -> F32:
         """(q, K * D) whitened differences to the nearest members."""
         moved = place - self._axes[index] * self._root
         gain = np.sqrt(self._weight) - 1.0 / np.sqrt(self._spare)
         # The axes of a centred bank have no mean, so the mix needs no centring.
         mix = (moved * gain / self._root).astype(np.float32) @ self._axes.T / self._norms
-        member = self._bank[index] / self._norms[index, None]
-        found: F32 = (unit - member) / np.float32(np.sqrt(self._spare)) + mix @ self._bank
+        member = bank[index] / self._norms[index, None]
+        found: F32 = (unit - member) / np.float32(np.sqrt(self._spare)) + mix @ bank
         return found
+
+
+def widened(half: F16) -> F32:
+    """The same finite numbers in single precision, ten times as fast as `astype`.
+
+    A half has 5 bits of exponent and 10 of fraction: shifted to where single precision has its own,
+    it is 2^112 too small, for the two biases are 15 and 127. Exact for subnormals as well.
+    """
+    bits = half.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= SIGN_AND_VALUE
+    single: F32 = bits.view(np.float32)
+    single *= TO_BIAS
+    return single
+
+
+def _lengths(rows: F32) -> F32:
+    """(n,) lengths of rows; at least `TINY`, so that a zero stays one."""
+    found: F32 = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    return np.maximum(found, TINY)

@@ -207,6 +207,42 @@ def test_what_never_varies_in_health_counts_more_than_what_does():
     assert baseline.score(quiet, 1.0).score > baseline.calibration.limit
 
 
+@pytest.mark.parametrize("states", [1, 2])
+def test_a_machine_whose_windows_are_all_alike_stays_healthy(states):
+    # A test signal in step with the windows: distances of nothing but rounding.
+    exact = healthy(np.random.default_rng(15), states)
+    baseline = learn(Baseline(min_windows=48), np.tile(exact, (48, 1, 1)))
+    limit = baseline.calibration.limit
+    for embedding in exact:
+        assert baseline.score(embedding, 1.0).score < limit
+        assert baseline.score(embedding * np.float32(1.00001), 1.0).score < limit
+    assert baseline.score(healthy(np.random.default_rng(16), 1)[0], 1.0).score > 2 * limit
+
+
+def test_a_bank_of_which_little_is_left_learns_on():
+    # Thinned to every 16th window, then the gate finds that the machine stood still nearly always.
+    rng = np.random.default_rng(17)
+    baseline = Baseline(min_windows=48, bank_size=32, min_span_s=400.0)
+    for i, embedding in enumerate(healthy(rng, 400)):
+        baseline.learn(embedding, 1.0, i, 1.0)
+    baseline.forget(np.arange(baseline.size) < 5)
+    assert not baseline.due
+    learn(baseline, healthy(rng, 400))
+    assert baseline.frozen
+    assert baseline.size >= 16
+
+
+def test_a_frozen_baseline_keeps_nothing_but_its_windows():
+    # 40 windows in half precision of a bank for 256, restored or not.
+    numbers = {"min_windows": 40, "patience": 1.0}
+    baseline = learn(Baseline(**numbers), healthy(np.random.default_rng(18), 40))
+    restored = Baseline(**numbers)
+    restored.import_state(unpack(pack(baseline.export_state())))
+    for one in (baseline, restored):
+        assert one.frozen
+        assert one.bank_bytes == 40 * K * D * 2
+
+
 def test_numbers_out_of_range_are_refused():
     with pytest.raises(ValueError, match="min_windows must be >= 16"):
         Baseline(min_windows=3)
