@@ -16,20 +16,23 @@ NEWEST: Final = select(
 )
 
 # A silence is one point where it begins: what was known last holds on until the next one, and what
-# was silent before the range is so until it is heard in it.
+# was known before the range until the first one in it.
 _KNOWN: Final = select("last(ok) AS good", "sensor_health", IN_RANGE, OF_SENSORS,
                        by=f"{EVERY}, asset, sensor", fill="previous")  # fmt: skip
-_SILENT: Final = select(
-    "ok AS silent",
-    select(last("ok", "faults"), "sensor_health", BEFORE, OF_SENSORS, by="asset, sensor"),
-    "faults =~ /silent/",
-)
-_STEPS: Final = select("sum(good) AS good, count(good) AS steps, count(silent) AS silent",
-                       (_KNOWN, _SILENT), by="asset, sensor", fill="0")  # fmt: skip
-_DUE: Final = "(steps + silent * ((${__to} - ${__from}) / $__interval_ms - steps))"
+_WAS: Final = select(last("ok"), "sensor_health", BEFORE, OF_SENSORS, by="asset, sensor")
+# Counted, for of several sources InfluxDB sums just what the first one has, too.
+_STEPS: Final = select(
+    "sum(good) AS good, count(good) AS steps, count(was) AS was, count(bad) AS bad",
+    (_KNOWN, select("ok AS was", _WAS), select("ok AS bad", _WAS, "ok = 0")),
+    by="asset, sensor", fill="0",
+)  # fmt: skip
+_AHEAD: Final = "((${__to} - ${__from}) / $__interval_ms - steps)"
 # By sensor to the outside: InfluxDB sums wrongly what was filled in a query within a query that
-# does not group by it, too.
-AVAILABLE: Final = select(f"good / {_DUE} AS availability", _STEPS, by="asset, sensor")
+# does not group by it, too. What was well and is not heard at all is not known to be so.
+AVAILABLE: Final = select(
+    f"(good + (was - bad) * {_AHEAD}) / (steps + was * {_AHEAD}) AS availability",
+    _STEPS, "(steps > 0 OR bad > 0)", by="asset, sensor",
+)  # fmt: skip
 # In each step the newest window counts.
 STEPS: Final = 300
 TO_ROWS: Final[parts.Json] = {

@@ -42,8 +42,9 @@ def learnt(asset, at_ns):
 
 
 def spoken(begin_ns, end_ns):
-    """Six sensors and a day: heard all along, silent from its middle on, silent since before it,
-    silent until its last quarter, installed then, and faulty in every other window."""
+    """Eight sensors and a day: heard all along, silent from its middle on, silent since before it,
+    silent until its last quarter, installed then, and faulty in every other window; faulty before
+    it and heard in its last quarter only, and well before it and not heard at all."""
     hour = HOUR_S * S
     middle, last = begin_ns + 12 * hour, begin_ns + 18 * hour
     return [
@@ -54,11 +55,14 @@ def spoken(begin_ns, end_ns):
         *fine("back", begin_ns - 2 * hour, begin_ns - hour),
         said("back", begin_ns - hour, 0, "silent"), *fine("back", last, end_ns),
         *fine("new", last, end_ns),
+        said("rare", begin_ns - hour, 0, "clipping"), said("rare", last, 1),
+        said("lost", begin_ns - hour, 1),
         *(said("faulty", begin_ns + n * EVERY_S * S, n % 2, "clipping") for n in range(144)),
     ]  # fmt: skip
 
 
-SHARES = {"heard": 1.0, "half": 0.5, "gone": 0.0, "back": 0.25, "new": 1.0, "faulty": 0.5}
+SHARES = {"heard": 1.0, "half": 0.5, "gone": 0.0, "back": 0.25, "new": 1.0, "faulty": 0.5,
+          "rare": 0.25}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
