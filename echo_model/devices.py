@@ -13,7 +13,10 @@ def checked_device(device: str) -> torch.device:
     Raises:
         ValueError: Unknown, or not in this machine.
     """
-    found = torch.device(device)
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be cpu or cuda, got {device!r}") from None
     if found.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be cpu or cuda, got {device!r}")
     if found.type == "cuda" and not torch.cuda.is_available():

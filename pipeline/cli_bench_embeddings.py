@@ -65,6 +65,10 @@ def bench_embeddings(
     distances = _known_distances(distance)
     torch.set_num_threads(1)
     try:
+        out.mkdir(parents=True, exist_ok=True)  # before minutes of work
+    except OSError as error:
+        _refuse(f"--out must be a folder that can be made: {error}")
+    try:
         representations = chosen(models or [DEFAULT_MODEL])
     except ValueError as error:
         _refuse(str(error))
@@ -177,7 +181,6 @@ def _write(out: Path, figures: "list[Figure]", bench: "Bench") -> None:
     from pipeline.bench.picture import draw
     from pipeline.bench.report import overall, write_csv, write_json
 
-    out.mkdir(parents=True, exist_ok=True)
     everything = [*figures, *overall(figures)]
     write_csv(out / "embeddings.csv", everything)
     about = {

@@ -46,6 +46,8 @@ def bench_engine(
 
     keep_memory()
     window_s, interval_s = seconds("--window", window), seconds("--interval", interval)
+    if to is not None and (to.is_dir() or not to.absolute().parent.is_dir()):
+        raise RunError(f"--json must be a file in a folder that is there, got {to}")
     try:
         plan = bench.plan(
             [name.strip() for name in models.split(",")],

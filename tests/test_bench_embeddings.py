@@ -381,6 +381,13 @@ def test_what_cannot_be_run_is_said_in_one_line(arguments, tmp_path):
     assert errors[0].startswith("error: ")
 
 
+def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = run("untrained:nano", "--sets", "simulated", "--quick", "--out", tmp_path / "file")
+    assert done.exit_code == 2
+    assert "--out must be a folder that can be made" in done.output
+
+
 def test_embeddings_are_computed_once_per_key():
     calls = []
 

@@ -121,3 +121,19 @@ def test_spans_are_read(text, value):
 def test_other_spans_are_refused(text):
     with pytest.raises(typer.BadParameter, match="such as 10s"):
         seconds("--interval", text)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", ""])
+def test_a_device_of_no_known_name_is_refused_in_words(device):
+    with pytest.raises(ValueError, match="device must be cpu or cuda"):
+        bench.plan(["nano"], [16000.0], device=device)
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path, capsys):
+    for place in (tmp_path, tmp_path / "absent" / "x.json"):
+        wanted = ["bench", "engine", "--models", "nano", "--rates", "16000", "--json", str(place)]
+        with pytest.raises(SystemExit):
+            main(wanted)
+        told = capsys.readouterr().err
+        assert "--json must be a file in a folder that is there" in told
+        assert "nano 16000 Hz" not in told

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from echo_model import features
 from echo_model.checkpoints import EchoConfig
+from echo_model.devices import checked_device
 from echo_model.echo import Echo
 from echo_model.engine import EchoEngine, Precision, has_native_bf16
 from echo_model.kernels import Linear, packs_weights
@@ -112,7 +113,7 @@ def plan(
         ValueError: Unknown model, device or precision, or one that this machine lacks.
     """
     torch.set_num_threads(1)
-    native = has_native_bf16(torch.device(device))
+    native = has_native_bf16(checked_device(device))
     wanted = precisions or (["fp32", "bf16"] if native else ["fp32"])
     steps = []
     for name in models:
