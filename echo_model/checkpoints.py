@@ -136,7 +136,8 @@ def _parse(path: Path, data: bytes) -> Weights:
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
-            f"{path} must be a safetensors file or a torch file of plain tensors, got: {error}"
+            f"{path} must be a safetensors file or a torch file of plain tensors, got one that "
+            f"cannot be read ({type(error).__name__})"
         ) from error
     if isinstance(loaded, dict) and isinstance(loaded.get("encoder"), dict):
         loaded = loaded["encoder"]

@@ -78,7 +78,7 @@ def fetch(name: str) -> tuple[Path, str | None]:
             f"{known.file} of {repo} at {revision} is neither in the hub's cache nor could it be "
             f"fetched ({_why(error)}): {by_hand(known.file)}"
         ) from error
-    return _checked(Path(path), name, known, pinned=bool(asked))
+    return _checked(Path(path), name, known, asked=asked)
 
 
 def _why(error: Exception) -> str:
@@ -95,16 +95,16 @@ def by_hand(file: str) -> str:
     )
 
 
-def _checked(path: Path, name: str, known: Published, *, pinned: bool) -> tuple[Path, str | None]:
+def _checked(path: Path, name: str, known: Published, *, asked: str) -> tuple[Path, str | None]:
     """The cached file with its digest: the pinned one, or the one that the hub names it by."""
     commit, blob = path.parent.name, path.resolve().name
-    if not pinned and known.sha256 is None:
+    if known.sha256 is None and not COMMIT.fullmatch(asked):
         logger.warning(
             "%s is whatever was published last when it was fetched: to keep it, name it %s@%s",
             name,
-            name,
+            name.partition("@")[0],
             commit if COMMIT.fullmatch(commit) else "REVISION",
         )
-    if known.sha256 is not None and not pinned:
+    if known.sha256 is not None and not asked:
         return path, known.sha256
     return path, blob if DIGEST.fullmatch(blob) else None

@@ -75,6 +75,9 @@ def test_a_revision_is_kept_to(tmp_path):
         assert Path(path).name == "ECHO-small.pth"
         assert digest == hashlib.sha256(b"pth" + DATA).hexdigest()
         assert "name it" not in told
+        told = fetch(tmp_path, f"{SMALL}@main", endpoint=server.url)[1]
+        assert f"name it {SMALL}@{COMMIT}" in told  # a branch moves
+        server.asked = [line for line in server.asked if "/resolve/main/" not in line]
         assert all(f"/resolve/{COMMIT}/" in line for line in server.asked)
         text, _ = fetch(tmp_path, f"{SMALL}@v9", endpoint=server.url)
         assert "ECHO-small.pth of yucongzh/ECHO at v9 is neither" in text
