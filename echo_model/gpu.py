@@ -249,6 +249,9 @@ class GpuEncoder:
         gains: Tensor,
     ) -> _Recorded | None:
         """The work as a graph; None where torch cannot, for one when memory runs out meanwhile."""
+        if self._cuda and not any(self._graphs.values()):
+            # The pool went with the last graph in it: torch refuses its name from then on.
+            self._pool = torch.cuda.graph_pool_handle()
         try:
             recorded = _Recorded(work, raw, gains, self._pool, self._tables(key[0].rate))
         except RuntimeError as error:

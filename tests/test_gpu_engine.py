@@ -244,3 +244,15 @@ def test_a_gpu_keeps_at_most_so_many_recordings(monkeypatch):
         for size in range(1000, 2000, 100):
             theirs.embed([counts(size)] * 2, [8000.0] * 2)
     assert len(theirs._gpu._graphs) <= 3
+
+
+@pytest.mark.gpu
+def test_a_gpu_records_again_after_its_only_recording_went(monkeypatch, caplog):
+    monkeypatch.setattr(gpu, "GRAPHS", 2)
+    _, theirs = pair()
+    for _ in range(2):
+        for _ in range(2):  # recorded, then driven out by shapes that come once
+            theirs.embed([counts(1000)] * 2, [8000.0] * 2)
+        for size in (1100, 1200, 1300):
+            theirs.embed([counts(size)] * 2, [8000.0] * 2)
+    assert "without a CUDA graph" not in caplog.text
