@@ -1,6 +1,5 @@
 """`echowatch pretrain`: a recipe and openly licensed signals in, encoder weights out."""
 
-import ctypes
 import re
 import signal
 from pathlib import Path
@@ -14,10 +13,6 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
-# glibc's mallopt: keep freed memory, map nothing of its own (activations of a few MB otherwise cost
-# page faults at every operation).
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-KEEP_BYTES = 2_000_000_000
 CUDA = re.compile(r"cuda(:\d+)?")
 EPILOG = (
     "The folder --out holds state, log.csv, curves.svg, recipe.yaml and, when training ends or is "
@@ -55,10 +50,12 @@ def pretrain(
     ] = False,
 ) -> None:
     """Train an encoder from scratch, without labels, on any machine."""
-    _keep_memory()
     import torch
 
     from pipeline.commands import RunError
+    from pipeline.memory import TRAINING_BYTES, keep_memory
+
+    keep_memory(TRAINING_BYTES, arenas=1)
 
     torch.set_num_threads(threads)
     try:
@@ -141,14 +138,3 @@ def _export(trainer: "Trainer", data: Path | None) -> None:
 
     for path in write_results(trainer.recipe, data, trainer.out, step=trainer.step):
         console.print(f"wrote {path}", markup=False)
-
-
-def _keep_memory() -> None:
-    """Tell glibc to keep freed memory; other C libraries do without."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(M_MMAP_THRESHOLD, KEEP_BYTES)
-    mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
-    mallopt(M_ARENA_MAX, 1)
