@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.messages import State
-from pipeline.tails import DISTANCE_FLOOR, growth, log_distances, spread_of, tail_limit
-from pipeline.whitening import TINY, Near, Whitening, widened
+from pipeline.tails import DISTANCE_FLOOR, growth, log_distances, moved, spread_of, tail_limit
+from pipeline.whitening import Near, Whitening, cosine_distances
 
 VERSION = 3
 # Of cosine distances; its bank is the same, so that it is calibrated anew.
@@ -154,11 +154,6 @@ class Baseline:
         return self._size
 
     @property
-    def bank_bytes(self) -> int:
-        """Memory that the embeddings take."""
-        return self._bank.nbytes
-
-    @property
     def span_ns(self) -> tuple[int, int]:
         """End times of the oldest and the newest window in the bank; (0, 0) when empty."""
         at_ns = self._at_ns[: self._size]
@@ -185,9 +180,8 @@ class Baseline:
 
         After `forget` a thinned bank may be too small to be cut into blocks: it learns on.
         """
-        if self.frozen or self._seen < self._min_windows or self._span_s < self._min_span_s:
-            return False
-        if self._size < 2 * self._blocks:
+        enough = self._seen >= self._min_windows and self._span_s >= self._min_span_s
+        if self.frozen or not enough or self._size < 2 * self._blocks:
             return False
         return self._last_call or (self._seen - self._min_windows) % (self._min_windows // 10) == 0
 
@@ -274,9 +268,8 @@ class Baseline:
 
     def _trim(self) -> None:
         """Give back room for windows that no longer come."""
-        n = self._size
-        self._bank, self._rms = self._bank[:n].copy(), self._rms[:n].copy()
-        self._at_ns = self._at_ns[:n].copy()
+        n, bank, rms, at_ns = self._size, self._bank, self._rms, self._at_ns
+        self._bank, self._rms, self._at_ns = bank[:n].copy(), rms[:n].copy(), at_ns[:n].copy()
 
     def _thin(self) -> None:
         """Keep every second window: the bank then spans twice the time at half the density."""
@@ -287,30 +280,14 @@ class Baseline:
         self._every *= 2
         self.rewrites += 1
 
-    def _distances(self) -> NDArray[np.float32]:
-        """(n, n) cosine distances of the bank's windows."""
-        bank = widened(self._bank[: self._size].reshape(self._size, -1))
-        unit = bank / np.maximum(np.linalg.norm(bank, axis=1, keepdims=True), TINY)
-        distances: NDArray[np.float32] = 1.0 - unit @ unit.T
-        return distances
-
     def _block(self) -> NDArray[np.int64]:
         """(n,) contiguous block of each window of the bank."""
         return np.arange(self._size) * self._blocks // self._size
 
-    def _without_own_block(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, n) the same, infinite inside each contiguous block."""
-        block = self._block()
-        return np.where(block[:, None] == block[None, :], np.float32(np.inf), distances)
-
     def _settled(self) -> bool:
         """Whether the newest quarter lies among the older windows, not beyond them."""
-        distances = self._distances()
-        older = self._size - self._size // 4
-        known = log_distances(self._without_own_block(distances)[:older, :older].min(axis=1))
-        new = log_distances(distances[older:, :older].min(axis=1))
-        spread = spread_of(known)
-        return bool(np.median(new) - np.median(known) <= self._settle * spread)
+        bank = self._bank[: self._size]
+        return moved(cosine_distances(bank), self._block()) <= self._settle
 
     def _freeze(self) -> None:
         notes: list[str] = []
@@ -318,8 +295,7 @@ class Baseline:
             notes.append("the machine was still changing when learning had to end")
         near = self._without_own()
         odd = self._outliers(near)
-        dropped = int(odd.sum())
-        if dropped:
+        if dropped := int(odd.sum()):
             self.forget(~odd)
             near = self._without_own()
             notes.append(f"{dropped} odd windows were left out of the baseline")
@@ -331,9 +307,8 @@ class Baseline:
     @staticmethod
     def _outliers(near: Near) -> NDArray[np.bool_]:
         """(n,) up to a tenth of the bank: windows far outside the rest are no health."""
-        log_distance = log_distances(near.distance)
-        spread = spread_of(log_distance)
-        odd: NDArray[np.bool_] = log_distance - np.median(log_distance) > 6.0 * spread
+        logs = log_distances(near.distance)
+        odd: NDArray[np.bool_] = logs - np.median(logs) > 6.0 * spread_of(logs)
         return odd if odd.mean() <= 0.1 else np.zeros_like(odd)
 
     def _calibrate(self, near: Near, notes: tuple[str, ...]) -> None:

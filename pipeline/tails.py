@@ -47,3 +47,17 @@ def growth(rms: NDArray[np.float32]) -> float:
     quarter = max(1, rms.size // 4)
     first = float(np.median(rms[:quarter]))
     return float(np.median(rms[-quarter:])) / first if first > 0 else 1.0
+
+
+def moved(distances: NDArray[np.float32], block: NDArray[np.int64]) -> float:
+    """How far the newest quarter of windows lies beyond the older ones, in healthy spreads.
+
+    Args:
+        distances: (n, n), in time order.
+        block: (n,) contiguous block of each; older windows are compared across blocks.
+    """
+    older = len(block) - len(block) // 4
+    across = np.where(block[:, None] == block[None, :], np.float32(np.inf), distances)
+    known = log_distances(across[:older, :older].min(axis=1))
+    new = log_distances(distances[older:, :older].min(axis=1))
+    return float(np.median(new) - np.median(known)) / spread_of(known)

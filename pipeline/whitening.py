@@ -120,6 +120,14 @@ class Whitening:
         return found
 
 
+def cosine_distances(bank: F16) -> F32:
+    """(n, n) cosine distances of a bank's windows, 0-2."""
+    wide = widened(bank.reshape(len(bank), -1))
+    unit = wide / _lengths(wide)[:, None]
+    found: F32 = unit @ unit.T
+    return np.subtract(1.0, found, out=found)
+
+
 def widened(half: F16) -> F32:
     """The same finite numbers in single precision, ten times as fast as `astype`.
 

@@ -240,7 +240,7 @@ def test_a_frozen_baseline_keeps_nothing_but_its_windows():
     restored.import_state(unpack(pack(baseline.export_state())))
     for one in (baseline, restored):
         assert one.frozen
-        assert one.bank_bytes == 40 * K * D * 2
+        assert one._bank.nbytes == 40 * K * D * 2
 
 
 def test_numbers_out_of_range_are_refused():
