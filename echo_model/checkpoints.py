@@ -79,7 +79,7 @@ CONFIGS: dict[str, EchoConfig] = {
 SHIPPED: dict[str, tuple[str, str]] = {
     "nano": (
         "nano.safetensors",
-        "ae4917d9ce7bf33efcc64e20cd121a82ee03665fecb11ef49a9ca52f18a83225",
+        "fce20a1a33ce23ca24a72fba88b4c3d548ce02ed16f9364f9a47f8f8d9935817",
     ),
 }
 WEIGHTS_DIR = Path(__file__).parent / "weights"
