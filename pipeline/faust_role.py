@@ -318,6 +318,11 @@ class FaustRole:
         return self._fetched.get(partition, end) if read is None else read + 1
 
     @property
+    def joined(self) -> int:
+        """Grows while we come by our partitions and their state."""
+        return self.settled + self._table.restored
+
+    @property
     def broker_silent_s(self) -> float:
         """Seconds since Kafka answered last."""
         return time.monotonic() - self._looked_s

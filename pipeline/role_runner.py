@@ -243,7 +243,7 @@ class RoleRunner:
         self._check_alive(app, processing)
         silent = app.broker_silent_s > SILENT_S
         # Recovery has been seen to stand still after a rebalance, with all of the changelog read.
-        joining.progress(app.settled, app.unsettled, excused=silent)
+        joining.progress(app.joined, app.unsettled, excused=silent)
         if joining.stalled is not None:
             raise WorkerFailure(
                 f"{self.role}: waited {joining.stalled:.0f} s for partitions and their state"

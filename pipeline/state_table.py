@@ -62,9 +62,14 @@ def _rank(value: bytes) -> tuple[float, int]:
 
 
 class StateTable(Table[bytes, bytes]):
-    """A table of state records, written with `put` once the broker has acknowledged them."""
+    """A table of state records, written with `put` once the broker has acknowledged them.
+
+    Attributes:
+        restored: Records that were read back from the changelog so far.
+    """
 
     logger = logging.getLogger("faust.tables")
+    restored = 0
 
     def _new_store(self) -> RecordStore:
         return RecordStore(
@@ -79,6 +84,11 @@ class StateTable(Table[bytes, bytes]):
             loop=self.loop,
             options=self.options,
         )
+
+    async def on_changelog_event(self, event: Any) -> None:
+        """Count a record that is read back, as each is before it is applied."""
+        self.restored += 1
+        await super().on_changelog_event(event)
 
     @property
     def records(self) -> RecordStore:
