@@ -166,7 +166,7 @@ MACHINES: Final = (
             troubles=(Trouble("looseness", 0.48, 0.75, 0.034),)),
     Machine(_DRYER, "fan2", "Supply air fan 2", "fan", 19.6,
             (Spot("de", 25600.0), Spot("nde", 12800.0, 0.0)),
-            troubles=(Trouble("bearing_ball", 0.55, 0.75, 0.03),)),
+            troubles=(Trouble("bearing_ball", 0.55, 0.75, 0.027),)),
     Machine(_DRYER, "gearbox1", "Dryer gearbox 1", "gearbox", 24.2,
             (Spot("in", 25600.0), Spot("out", 25600.0, 0.5), _metric("motor", 12800.0, 0.0)),
             troubles=(Trouble("bearing_inner", 0.37, 0.43, 0.8, gone=0.49),),
