@@ -22,7 +22,7 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     TopicAuthorizationFailedError,
 )
-from faust.exceptions import ProducerSendError
+from faust.exceptions import ConsumerNotStarted, ProducerSendError
 from faust.types import TP
 from yarl import URL
 
@@ -43,6 +43,8 @@ FATAL: Final = (
     ClusterAuthorizationFailedError,
     InvalidTopicError,
 )
+# What the driver raises before it has a connection of its own.
+NOT_READY: Final = (AssertionError, ConsumerNotStarted)
 # Messages between the consumer and the agent: few, for a full buffer stalls all topics of an app.
 BUFFER_MESSAGES: Final = 512
 POLL_MESSAGES: Final = 64
@@ -341,15 +343,17 @@ class FaustRole:
     async def look(self) -> None:
         """Ask Kafka for the ends of our partitions, for lag and for silence; never raises."""
         ours = [TP(p.topic, p.number) for p in self.assigned]
+        # One that is not ours tells as well whether Kafka answers, in the midst of a rebalance.
+        asked = ours or [TP(min(self._topics), 0)]
         try:
             async with asyncio.timeout(LOOK_S + 1.0):
-                ends = await self.app.consumer.highwaters(*ours) if ours else {}
+                ends = await self.app.consumer.highwaters(*asked)
                 unread = [tp for tp in ours if Partition(*tp) not in self.delivery.read]
                 fetched = {Partition(*tp): await self.app.consumer.position(tp) for tp in unread}
-        except (TimeoutError, KafkaError, OSError, KeyError, AssertionError) as error:
+        except (TimeoutError, KafkaError, OSError, KeyError, *NOT_READY) as error:
             log.debug("Kafka does not answer: %r", error)
             return
-        self._ends = {Partition(*tp): end for tp, end in ends.items()}
+        self._ends = {Partition(*tp): ends[tp] for tp in ours}
         self._fetched = {p: offset for p, offset in fetched.items() if offset is not None}
         self._looked_s = time.monotonic()
         await self.delivery.go_on(self._ends)
