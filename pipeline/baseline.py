@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from pipeline.messages import State
 from pipeline.tails import DISTANCE_FLOOR, growth, log_distances, moved, spread_of, tail_limit
-from pipeline.whitening import Near, Whitening, cosine_distances
+from pipeline.whitening import Near, Whitening, cosine_distances, widened
 
 VERSION = 3
 # Of cosine distances; its bank is the same, so that it is calibrated anew.
@@ -330,9 +330,9 @@ class Baseline:
 
     def _without_own(self) -> Near:
         """How each window of the bank lies to the other blocks, by their spread alone."""
-        bank = self._bank[: self._size]
-        block = self._block()
-        found = [Whitening(bank[block != b]).nearest(bank[block == b]) for b in np.unique(block)]
+        bank, block = self._bank[: self._size], self._block()
+        own = [block == number for number in np.unique(block)]
+        found = [Whitening(bank[~one]).nearest(widened(bank[one])) for one in own]
         return Near(*(np.concatenate([getattr(one, name) for one in found]) for name in FIELDS))
 
     def export_tail(self, first: int = 0) -> State:

@@ -39,6 +39,16 @@ def test_a_healthy_window_scores_within_the_limit_and_a_changed_band_beyond_it()
     assert departure.level_ratio == pytest.approx(3.0)
 
 
+@pytest.mark.parametrize("spread", [0.2, 0.02])
+def test_a_steady_machine_is_judged_as_finely_as_a_lively_one(spread):
+    # The whole spread of a steady machine is a few hundred times the rounding of a bank in half.
+    rng = np.random.default_rng(3)
+    baseline = learn(Baseline(min_windows=150), healthy(rng, 300, spread))
+    scores = [baseline.score(e, 1.0).score for e in healthy(rng, 200, spread)]
+    assert -1.0 < np.median(scores) < 0.5
+    assert baseline.calibration.limit < 10.0
+
+
 def test_the_budget_holds_on_independent_windows():
     # One crossing in 100 windows is allowed: 3000 fresh windows may give about 30.
     rng = np.random.default_rng(1)
