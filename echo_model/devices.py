@@ -16,9 +16,9 @@ def checked_device(device: str) -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"device must be cpu or cuda, got {device!r}") from None
+        raise ValueError(f"device must be cpu or cuda[:N], got {device!r}") from None
     if found.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu or cuda, got {device!r}")
+        raise ValueError(f"device must be cpu or cuda[:N], got {device!r}")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} needs a CUDA GPU, got none: use device='cpu'")
     if found.type == "cpu":

@@ -80,8 +80,6 @@ def load_engine(settings: Settings) -> EchoEngine:
         return EchoEngine(model, device=settings.device, precision=settings.precision)
     except ValueError as error:
         raise RunError(str(error)) from error
-    except RuntimeError as error:
-        raise RunError(f"device must be cpu or cuda[:N], got {settings.device!r}") from error
 
 
 def run(

@@ -195,6 +195,7 @@ messages | float | | messages read since the start
 bytes | float | B | of their values
 windows | float | | judged since the start
 transitions | float | | alarm state changes sent
+snapshots | float | | pictures of windows sent
 dead_letters | float | | messages refused
 stream_events | float | | gaps, duplicates and other disorders
 skipped | float | | messages that the restored state had heard
