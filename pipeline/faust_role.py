@@ -51,6 +51,8 @@ POLL_MESSAGES: Final = 64
 # Only its answer tells a worker that another one has left or joined.
 HEARTBEAT_S: Final = 1.0
 REVOKE_S: Final = 2.5
+# Partitions held for less were snatched away: two workers of one name do so about twice a second.
+HELD_S: Final = 2.0
 STOP_S: Final = 4.0
 LOOK_S: Final = 2.0
 AGAIN_S: Final = 0.5
@@ -160,6 +162,8 @@ class FaustRole:
         lags: (topic, partition) of these -> messages not yet acknowledged, as Kafka said last.
         settled: Times that we got our partitions and their state.
         unsettled: Times in a row that the group began anew before we had our partitions.
+        snatched: Times in a row that they were taken away almost as soon as we had them.
+        rooted: Whether we once had them for longer.
         left: False where `stop` could not wait for the end: something may go on in the group.
     """
 
@@ -186,7 +190,9 @@ class FaustRole:
         self.assigned: frozenset[Partition] = frozenset()
         self.lags: dict[tuple[str, int], float] = {}
         self.left = True
-        self.settled = self.unsettled = 0
+        self.settled = self.unsettled = self.snatched = 0
+        self.rooted = False
+        self._settled_s = -HELD_S
         source = self.app.topic(
             *topics, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
         )
@@ -217,6 +223,9 @@ class FaustRole:
     async def _revoked(self, _app: Any, *_arguments: Any, **_named: Any) -> None:
         log.info("%s: %d partitions given back", self.role, len(self.assigned))
         self.unsettled += 1
+        held_s = time.monotonic() - self._settled_s
+        self.snatched = self.snatched + 1 if held_s < HELD_S else 0
+        self.rooted |= self.settled > 0 and held_s >= HELD_S
         await self.delivery.revoke(REVOKE_S)
         self._give_back()
 
@@ -238,6 +247,7 @@ class FaustRole:
         self._metrics.assigned_partitions.set(len(states.numbers))
         self.settled += 1
         self.unsettled = 0
+        self._settled_s = time.monotonic()
         numbers = ", ".join(str(n) for n in sorted(states.numbers))
         log.info("%s: partitions %s are ours", self.role, numbers or "none")
 

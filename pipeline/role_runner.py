@@ -269,7 +269,9 @@ class RoleRunner:
         if app.failure is not None:
             raise WorkerFailure(f"{self.role}: Kafka client: {app.failure!r}") from app.failure
         name = self._settings.worker.instance_id
-        if name is not None and app.unsettled >= MOST_UNSETTLED:
+        # The newcomer shall go, not the one that was at work before.
+        most = MOST_UNSETTLED * (2 if app.rooted else 1)
+        if name is not None and max(app.unsettled, app.snatched) >= most:
             raise WorkerFailure(
                 f"{self.role}: another worker has the instance id {name!r} as well: they take the "
                 "partitions from each other; give each worker its own"
