@@ -1,16 +1,15 @@
 """`echowatch bench embeddings`: encoders and test sets in, figures with intervals out."""
 
-import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from pipeline.terminal import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Collection
 
     from pipeline.bench.figures import Figure
     from pipeline.bench.representations import Representation
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
 EXIT_USAGE = 2
 DEFAULT_MODEL = "nano"
-# Between two lines where there is no terminal.
-LINE_EVERY_S = 30.0
 FILE_WIDTH = 140
 
 console = Console(stderr=True, highlight=False, emoji=False)
@@ -120,43 +117,12 @@ def _run(bench: "Bench", names: list[str]) -> "list[Figure]":
         else:
             present.append(name)
     found: list[Figure] = []
-    steps = sum(SETS[name].steps(bench) for name in present)
-    with _progress(steps) as advance:
+    total = sum(SETS[name].steps(bench) for name in present)
+    with steps(console, total) as advance:
         running = replace(bench, advance=advance)
         for name in present:
             found += SETS[name].run(running)
     return found
-
-
-@contextmanager
-def _progress(steps: int) -> "Iterator[Callable[[str], None]]":
-    """A bar with the time left on a terminal, a line now and then elsewhere."""
-    if not console.is_terminal:
-        yield _lines(steps)
-        return
-    columns = (
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=steps)
-        yield lambda note: bar.update(task, advance=1, description=note)
-
-
-def _lines(steps: int) -> "Callable[[str], None]":
-    done, said = 0, time.monotonic()
-
-    def advance(note: str) -> None:
-        nonlocal done, said
-        done += 1
-        if time.monotonic() - said > LINE_EVERY_S:
-            said = time.monotonic()
-            console.print(f"{min(100, 100 * done // steps)} %, {note}", markup=False)
-
-    return advance
 
 
 def _show(figures: "list[Figure]", distances: tuple[str, ...]) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from pipeline.terminal import steps
 
 if TYPE_CHECKING:
     from pipeline.bench.engine import Cell
@@ -65,22 +66,11 @@ def bench_engine(
 
 
 def _measured(plan: Sequence[Any], window_s: float, interval_s: float) -> list["Cell"]:
-    cells: list[Cell] = []
-    columns = (
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=len(plan))
+    cells = []
+    with steps(console, len(plan), line_every_s=0.0) as advance:
         for step in plan:
-            bar.update(task, description=step.name)
-            if not console.is_terminal:
-                console.print(f"{len(cells) + 1}/{len(plan)} {step.name}", markup=False)
             cells.append(step.measure(window_s, interval_s))
-            bar.advance(task)
+            advance(step.name)
     return cells
 
 

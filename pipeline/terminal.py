@@ -41,21 +41,55 @@ def meter(
     if not console.is_terminal:
         yield _lines(console, first_ns, total, line_every_s)
         return
+    with _bar(console) as bar:
+        task = bar.add_task("", total=total)
+
+        def advance(event_ns: int, note: str) -> None:
+            done_s = (event_ns - first_ns) / NS_PER_S
+            bar.update(
+                task, completed=min(done_s, total or done_s), description=_note(event_ns, note)
+            )
+
+        yield advance
+
+
+@contextmanager
+def steps(
+    console: Console, total: int, *, line_every_s: float = LINE_EVERY_S
+) -> Iterator[Callable[[str], None]]:
+    """Gives a function (note) that tells of one more of so many steps.
+
+    Args:
+        console: A bar with the time left on a terminal; else a line now and then.
+        total: Steps in all.
+        line_every_s: Between two lines where there is no terminal.
+    """
+    if console.is_terminal:
+        with _bar(console) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda note: bar.update(task, advance=1, description=note)
+        return
+    done, said = 0, time.monotonic()
+
+    def advance(note: str) -> None:
+        nonlocal done, said
+        done += 1
+        if time.monotonic() - said >= line_every_s:
+            said = time.monotonic()
+            console.print(f"{min(100, 100 * done // total)} %, {note}", markup=False)
+
+    yield advance
+
+
+def _bar(console: Console) -> Progress:
     columns = (
         BarColumn(bar_width=24),
         TaskProgressColumn(),
         TextColumn("left"),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[note]}", markup=False),
+        TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=total, note="")
-
-        def advance(event_ns: int, note: str) -> None:
-            done_s = (event_ns - first_ns) / NS_PER_S
-            bar.update(task, completed=min(done_s, total or done_s), note=_note(event_ns, note))
-
-        yield advance
+    return Progress(*columns, console=console, transient=True)
 
 
 def _lines(console: Console, first_ns: int, total: float | None, every_s: float) -> Advance:
