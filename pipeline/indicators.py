@@ -123,7 +123,7 @@ def spectrum(
         raise ValueError(f"a spectrum needs at least 2 samples, got {values.size}")
     # A quarter of the window, but no less than the picture has points.
     length = min(values.size, max(values.size // 4, 2 * (bins - 1), 2))
-    taper = hann(length, sym=False).astype(np.float32)
+    taper = _taper(length)
     step = max(length // 2, 1)
     segments = np.lib.stride_tricks.sliding_window_view(values - np.mean(values), length)[::step]
     lines = np.abs(fft.rfft(segments * taper, axis=-1)) * (2.0 / float(np.sum(taper)))
@@ -226,6 +226,13 @@ def _record(window: Window, plan: _Plan, row: list[float], levels: list[float]) 
         velocity_mm_s=None if to_m_s2 is None else 1000.0 * to_m_s2 * peak * velocity,
         octaves_db=() if broken else tuple(zip(plan.centres_hz, levels, strict=True)),
     )
+
+
+@lru_cache(maxsize=32)
+def _taper(length: int) -> NDArray[np.float32]:
+    """Taper of the segments of a picture."""
+    taper: NDArray[np.float32] = hann(length, sym=False).astype(np.float32)
+    return taper
 
 
 @lru_cache(maxsize=32)
