@@ -30,7 +30,7 @@ from pipeline.cases import CaseBook
 from pipeline.embedded import EmbeddedRun
 from pipeline.fleet import Fleet
 from pipeline.messages import SensorChunk
-from pipeline.run_report import describe_case
+from pipeline.report.run import describe_case
 from pipeline.settings import Settings, load
 from pipeline.windows import window_samples
 

@@ -40,14 +40,14 @@ from connectors.kafka_access import Access  # noqa: E402
 from connectors.kafka_producer import ChunkProducer  # noqa: E402
 from pipeline.assembly import build_monitor  # noqa: E402
 from pipeline.commands import load_engine  # noqa: E402
-from pipeline.faust_role import make_app  # noqa: E402
 from pipeline.fleet import Fleet  # noqa: E402
 from pipeline.messages import BandEdges, Samples, SensorChunk  # noqa: E402
 from pipeline.service_settings import Kafka, WorkerSettings  # noqa: E402
+from pipeline.services.topics import specs  # noqa: E402
 from pipeline.settings import load  # noqa: E402
-from pipeline.topics import specs  # noqa: E402
+from pipeline.streaming.faust_role import make_app  # noqa: E402
+from pipeline.streaming.worker import Worker  # noqa: E402
 from pipeline.wire import decode  # noqa: E402
-from pipeline.worker import Worker  # noqa: E402
 from service_process import free_port  # noqa: E402
 
 RATE_HZ = 25_600.0

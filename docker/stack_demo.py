@@ -7,8 +7,8 @@ from typing import Final
 from stack_compose import Place, environment
 from stack_services import ECHOWATCH, Service
 
-from pipeline.simulated_fleet import fleet_yaml
-from pipeline.simulated_story import QUIET
+from pipeline.simulation.fleet import fleet_yaml
+from pipeline.simulation.story import QUIET
 
 EVERY_S: Final = 60.0
 # Windows that are left of the quiet part when the baseline is complete.

@@ -12,8 +12,8 @@ from typing import Final
 from board_frame import COLUMNS, UIDS
 from board_parts import Json
 
-from pipeline.influx_tasks import rolled_fields
 from pipeline.point_schema import SCHEMA
+from pipeline.services.influx_tasks import rolled_fields
 
 CORE: Final = frozenset({
     "bargauge", "heatmap", "row", "stat", "state-timeline", "status-history", "table", "text",

@@ -25,24 +25,24 @@ from connectors.local import FILE_NAME, LocalStore, StoreError
 from echo_model.echo import Echo
 from echo_model.engine import EchoEngine
 from pipeline import __version__
-from pipeline import simulate as simulation
 from pipeline.assembly import build_monitor
 from pipeline.cases import CaseBook
 from pipeline.embedded import EmbeddedRun, Progress, RestoreError
 from pipeline.extent import Extent, extent_of
 from pipeline.fleet import Fleet, FleetError, load_fleet, parse_fleet
-from pipeline.live_alarms import LiveError
 from pipeline.memory import keep_memory
 from pipeline.messages import SensorChunk
 from pipeline.operator import OperatorError
 from pipeline.orders import BadOrder
 from pipeline.outcome import outcome
-from pipeline.replay_record import ReplayError
-from pipeline.report import render
-from pipeline.run_report import collect, describe_case
+from pipeline.replay.record import ReplayError
+from pipeline.report.page import render
+from pipeline.report.run import collect, describe_case
 from pipeline.service_settings import SecretError
+from pipeline.services.live_alarms import LiveError
 from pipeline.settings import Settings, SettingsError, load
-from pipeline.simulate_record import SimulateError
+from pipeline.simulation import simulate as simulation
+from pipeline.simulation.record import SimulateError
 from pipeline.terminal import interruptible, meter
 
 LOCK_NAME = "echowatch.lock"

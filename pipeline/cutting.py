@@ -24,7 +24,8 @@ PATCH_FRAMES: Final = 16
 """STFT of the encoder: 25 ms frames every 10 ms, 16 of them per patch (ECHO, section 3)."""
 
 # What waits for the end of its capture is part of the sensor's state: 8 MiB of the 16 that one
-# record of the changelog may have (`pipeline.topics`). 10 s at 200 kHz fit, 60 s at 34 kHz.
+# record of the changelog may have (`pipeline.services.topics`). 10 s at 200 kHz fit, 60 s at
+# 34 kHz.
 MOST_CAPTURE_SAMPLES: Final = 2 << 20
 
 Format = tuple[float, Encoding, float, float, str]

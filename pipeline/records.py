@@ -30,7 +30,7 @@ class Header:
         deadline_ns: Event time at which the sensor counts as silent; 0 = not waited for.
         heard_ns: Event time at which it was heard last.
         promised: What is still to be told of orders that the state includes, see
-            `pipeline.promises`.
+            `pipeline.streaming.promises`.
     """
 
     positions: dict[str, int] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """A simulated plant of 60 sensors in; an InfluxDB bucket with six hours of it, ending now, out.
 
 All of it went through a real Kafka and a real worker, which goes on running until the session ends.
-Its story, and which machine ends how, is `pipeline.simulated_story`.
+Its story, and which machine ends how, is `pipeline.simulation.story`.
 """
 
 import json
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.fleet import Fleet, load_fleet
-from pipeline.simulated_fleet import fleet_yaml
+from pipeline.simulation.fleet import fleet_yaml
 from worker_cases import Plant, WorkerProcess, wait_for
 
 HISTORY, EVERY_S = "6h", "150"

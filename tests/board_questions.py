@@ -6,8 +6,8 @@ import urllib.request
 from contextlib import contextmanager
 
 from board_cases import board_checks, panels
-from pipeline.influx_tasks import ROLLUPS, rollup_script
 from pipeline.service_settings import Influx
+from pipeline.services.influx_tasks import ROLLUPS, rollup_script
 from service_grafana import GrafanaError
 from service_influx import DIRECT
 

@@ -15,9 +15,9 @@ from connectors.files.write import write_recordings
 from pipeline import live_alarms
 from pipeline.messages import Flags, SensorChunk
 from pipeline.orders import new_order
-from pipeline.simulated_fleet import fleet_yaml
-from pipeline.simulated_life import Life
-from pipeline.simulated_story import MACHINES, PLANT, SAYINGS, Mishap, Saying
+from pipeline.simulation.fleet import fleet_yaml
+from pipeline.simulation.life import Life
+from pipeline.simulation.story import MACHINES, PLANT, SAYINGS, Mishap, Saying
 from worker_cases import Plant, wait_for
 
 HISTORY_S, EVERY_S = 6 * 3600.0, 150.0

@@ -4,9 +4,9 @@ import numpy as np
 
 from connectors.influx import InfluxWriter
 from connectors.influx_admin import InfluxAdmin
-from pipeline.influx_init import init
 from pipeline.messages import Point
 from pipeline.service_settings import Influx
+from pipeline.services.influx_init import init
 from service_influx import InfluxError as Refused
 from worker_cases import wait_for
 

@@ -7,14 +7,14 @@ import numpy as np
 
 from pipeline.alarm_messages import case_to_json
 from pipeline.cases import CaseBook
-from pipeline.endpoints import Verdict
 from pipeline.fleet import Fleet, SensorInfo
 from pipeline.indicators import features
 from pipeline.messages import NS_PER_S, DriftScore, SensorHealth, Transition, Window, WindowResult
-from pipeline.serve import SnapshotServer
+from pipeline.serve.server import SnapshotServer
+from pipeline.serve.store import SnapshotStore
 from pipeline.service_settings import Serve
-from pipeline.snapshot_store import SnapshotStore
 from pipeline.snapshots import key_of, snapshot_to_bytes
+from pipeline.streaming.endpoints import Verdict
 
 T0 = 1_700_000_000 * NS_PER_S
 RATE = 12_800.0

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.messages import SensorChunk
-from pipeline.simulate import InjectedFault, SimulatedPlant
+from pipeline.simulation.simulate import InjectedFault, SimulatedPlant
 
 Array = NDArray[np.float64]
 Feeds = dict[str, list[SensorChunk]]

@@ -28,7 +28,7 @@ from pipeline.fleet import parse_fleet
 from pipeline.messages import Processed
 from pipeline.monitor import Monitor
 from pipeline.points import PointMaker
-from pipeline.topics import group_of
+from pipeline.services.topics import group_of
 from service_influx import InfluxError
 from worker_cases import wait_for
 

@@ -7,8 +7,8 @@ import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
 from pipeline.records import key_of, name_of, read_body, read_header
+from pipeline.services.topics import state_topic
 from pipeline.state import pack, unpack
-from pipeline.topics import state_topic
 
 TOLERANCE = 1e-4
 SHOWN = 4

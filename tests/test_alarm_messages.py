@@ -22,10 +22,10 @@ from pipeline.alarm_messages import (
 from pipeline.alarms import AlarmLogic
 from pipeline.fleet import Fleet
 from pipeline.messages import Transition
-from pipeline.metrics import DEAD_LETTER_REASONS
-from pipeline.run_report import describe_case
+from pipeline.report.run import describe_case
 from pipeline.service_settings import Kafka
-from pipeline.topics import specs
+from pipeline.services.topics import specs
+from pipeline.streaming.metrics import DEAD_LETTER_REASONS
 from point_cases import FLEET, T0, case, change, transitions
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "topics.md").read_text(encoding="utf-8")

@@ -56,6 +56,22 @@ FORBIDDEN_IN_CORE = {
 }  # fmt: skip
 
 
+# Rooms of the shells: who may import whom; what lies beside them (the core, its formats, settings)
+# is open to all.
+ROOMS = {
+    "bench": {"simulation"},
+    "services": set(),
+    "streaming": {"services"},
+    "report": set(),
+    "serve": {"report", "streaming"},
+    "replay": set(),
+    "simulation": {"replay", "services"},
+    "cli": {"bench", "replay", "report", "serve", "services", "simulation", "streaming"},
+}
+# Beside the rooms, these alone look into one, or join the core with files, Kafka and InfluxDB.
+JOINTS = {"commands", "extent", "show", "vectors"}
+
+
 def imports(path):
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -68,26 +84,24 @@ def imports(path):
 
 
 def ours(path, package):
+    """Modules and rooms of a package that a file imports."""
     pattern = re.compile(rf"{package}\.(\w+)")
-    modules = {p.stem for p in (ROOT / package).glob("*.py")} | {"bench", "files"}
+    known = {p.stem for p in (ROOT / package).iterdir() if p.suffix == ".py" or p.is_dir()}
     hits = {m.group(1) for name in imports(path) if (m := pattern.match(name))}
-    return hits & modules
+    return hits & known
 
 
 def test_the_core_imports_inwards_only():
     for name, allowed in CORE.items():
         path = ROOT / "pipeline" / f"{name}.py"
-        if path.exists():
-            assert ours(path, "pipeline") - {name} <= allowed, name
-            assert not any(i.startswith(("connectors", "echo_model")) for i in imports(path)), name
+        assert ours(path, "pipeline") - {name} <= allowed, name
+        assert not any(i.startswith(("connectors", "echo_model")) for i in imports(path)), name
 
 
 def test_the_core_has_no_clock_file_thread_or_log():
     for name in CORE:
-        path = ROOT / "pipeline" / f"{name}.py"
-        if path.exists():
-            tops = {i.split(".")[0] for i in imports(path)}
-            assert not tops & FORBIDDEN_IN_CORE, name
+        tops = {i.split(".")[0] for i in imports(ROOT / "pipeline" / f"{name}.py")}
+        assert not tops & FORBIDDEN_IN_CORE, name
 
 
 def test_models_import_nothing_of_ours():
@@ -101,22 +115,27 @@ def test_connectors_know_messages_only():
         assert not any(i.startswith("echo_model") for i in imports(path)), path
 
 
-def test_only_the_command_line_joins_connectors_and_pipeline():
-    joined = [p.stem for p in (ROOT / "pipeline").glob("*.py") if any(
-        i.startswith("connectors") for i in imports(p))]  # fmt: skip
-    assert set(joined) <= {
-        "cli", "cli_alarms", "cli_kafka", "cli_options", "cli_replay", "commands", "extent",
-        "kafka_settings", "replay", "rewind", "show", "vectors", "worker", "role_runner",
-        "faust_role", "influx_init", "influx_settings", "influx_status", "topic_watch", "lag",
-        "baselines", "cli_baselines", "cli_influx", "live_alarms", "serve_feed",
-        "simulate_live",
-    }  # fmt: skip
+def test_a_shell_looks_only_into_the_rooms_below_it():
+    rooms = {p.parent.name for p in (ROOT / "pipeline").glob("*/__init__.py")}
+    assert rooms == set(ROOMS)
+    for room, below in ROOMS.items():
+        for path in (ROOT / "pipeline" / room).glob("*.py"):
+            assert ours(path, "pipeline") & rooms <= below | {room}, path
 
 
-def test_only_the_command_line_starts_a_bench():
-    users = {p.stem for p in (ROOT / "pipeline").glob("*.py") if any(
-        i.startswith("pipeline.bench") for i in imports(p))}  # fmt: skip
-    assert users <= {"cli_bench_embeddings", "cli_bench_engine"}
+def test_beside_the_rooms_few_look_into_one_or_into_connectors():
+    rooms = set(ROOMS)
+    for path in (ROOT / "pipeline").glob("*.py"):
+        joined = any(i.startswith("connectors") for i in imports(path))
+        if joined or ours(path, "pipeline") & rooms:
+            assert path.stem in JOINTS, path
+
+
+def test_pages_and_benches_open_no_connector_but_their_feed():
+    for room in ("bench", "report", "serve"):
+        for path in (ROOT / "pipeline" / room).glob("*.py"):
+            joined = any(i.startswith("connectors") for i in imports(path))
+            assert not joined or (room, path.stem) == ("serve", "feed"), path
 
 
 def test_nothing_executes_what_it_reads():

@@ -6,10 +6,10 @@ import pytest
 
 from connectors.kafka_records import partition_of, read_topic
 from pipeline.records import Header, key_of, name_of, read_body, read_header, write_record
-from pipeline.rewind import newest
 from pipeline.sensor import rewound
+from pipeline.services.rewind import newest
+from pipeline.services.topics import group_of
 from pipeline.state import pack, unpack
-from pipeline.topics import group_of
 from test_cli_kafka import Plant, call
 from test_kafka_admin import Member
 from test_sensor_state import capture, new_monitor, new_sensor

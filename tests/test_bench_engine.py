@@ -13,7 +13,7 @@ from echo_model.echo import Echo
 from echo_model.engine import EchoEngine
 from pipeline.bench import engine as bench
 from pipeline.cli import main
-from pipeline.cli_bench_engine import seconds
+from pipeline.cli.bench_engine import seconds
 
 CONFIG = EchoConfig(48, 3, 3)
 ENGINE = EchoEngine(Echo(CONFIG, seed=5).eval())

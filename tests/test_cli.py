@@ -14,10 +14,10 @@ import soundfile as sf
 
 from connectors.files import ReadOptions, describe
 from connectors.local import FILE_NAME
-from pipeline import simulate
 from pipeline.cli import _finite, main
 from pipeline.commands import LOCK_NAME
 from pipeline.extent import extent_of
+from pipeline.simulation import simulate
 
 FEMTO = Path(__file__).resolve().parents[2] / "shared" / "data" / "femto_bearing1_2"
 RATE_HZ = 8000
@@ -258,7 +258,7 @@ def test_a_simulated_plant_on_disk_gives_what_its_chunks_give(monkeypatch, capsy
     assert "rate_mismatch" in capsys.readouterr().err
 
     plant = simulate.plant(0, sensors=20, hours=0.6, every_s=60.0)
-    monkeypatch.setattr("pipeline.simulate.demo_plant", lambda _: plant)
+    monkeypatch.setattr("pipeline.simulation.simulate.demo_plant", lambda _: plant)
     assert call("demo", "--out", "direct") == 0
     for there, here in zip(content("echowatch-out"), content("direct"), strict=True):
         assert there == here

@@ -11,11 +11,11 @@ from connectors.kafka_access import Access
 from connectors.kafka_records import Record, read_topic, send
 from pipeline.cli import main
 from pipeline.records import Header, key_of, read_body, read_header, write_record
-from pipeline.rewind import newest
 from pipeline.sensor import rewound
 from pipeline.service_settings import Kafka
+from pipeline.services.rewind import newest
+from pipeline.services.topics import group_of, specs, state_topic
 from pipeline.state import pack, unpack
-from pipeline.topics import group_of, specs, state_topic
 from test_kafka_admin import Member
 from test_sensor_state import capture, new_monitor, new_sensor
 
@@ -234,7 +234,7 @@ def test_watching_shows_it_again_until_it_is_stopped(plant, capsys, monkeypatch)
         if seconds == 7 and naps.count(7) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.cli_kafka.time.sleep", nap)
+    monkeypatch.setattr("pipeline.cli.kafka.time.sleep", nap)
     assert call("lag", "--role", "signals", "--watch", "7", "--json") == 130
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["groups"][0]["state"] for line in lines] == ["Empty"] * 2

@@ -4,10 +4,10 @@ import asyncio
 import threading
 from dataclasses import replace
 
-from pipeline.delivery import Delivery
 from pipeline.messages import Point
-from pipeline.metrics import Metrics
-from pipeline.stage import Outcome, Outgoing, Partition, Received, StateWrite
+from pipeline.streaming.delivery import Delivery
+from pipeline.streaming.metrics import Metrics
+from pipeline.streaming.stage import Outcome, Outgoing, Partition, Received, StateWrite
 
 SIGNALS = Partition("signals", 0)
 GENERATION = 7

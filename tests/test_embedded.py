@@ -12,8 +12,8 @@ from pipeline.assembly import build_monitor
 from pipeline.cases import CaseBook
 from pipeline.embedded import EmbeddedRun, RestoreError
 from pipeline.fleet import parse_fleet
-from pipeline.report import render
-from pipeline.run_report import collect, describe_case
+from pipeline.report.page import render
+from pipeline.report.run import collect, describe_case
 from pipeline.settings import load
 from pipeline.state import pack, unpack
 

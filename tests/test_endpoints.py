@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.endpoints import EndpointError, Endpoints, Verdict
-from pipeline.metrics import Metrics
+from pipeline.streaming.endpoints import EndpointError, Endpoints, Verdict
+from pipeline.streaming.metrics import Metrics
 
 
 def fine():

@@ -11,7 +11,7 @@ from connectors.files import ReadOptions, read
 from connectors.files.times import parse_time
 from connectors.files.write import iso_time, write_recordings
 from pipeline.messages import Encoding, Flags, SensorChunk
-from pipeline.simulate import demo_plant
+from pipeline.simulation.simulate import demo_plant
 
 START_NS = 1_767_592_800_000_000_000
 TYPES: dict[Encoding, tuple[type, int]] = {

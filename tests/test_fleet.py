@@ -19,7 +19,7 @@ from pipeline.fleet import (
     load_fleet,
     parse_fleet,
 )
-from pipeline.simulate import demo_plant
+from pipeline.simulation.simulate import demo_plant
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "fleet.md"
 RIGID = Iso("10816-3", 2, "rigid")

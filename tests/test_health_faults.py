@@ -21,7 +21,7 @@ from health_cases import (
 )
 from pipeline.health import SensorHealthCheck
 from pipeline.messages import Window
-from pipeline.sensor_faults import SensorFault, distort
+from pipeline.simulation.sensor_faults import SensorFault, distort
 from pipeline.state import pack, unpack
 
 

@@ -19,13 +19,20 @@ from connectors.influx_admin import InfluxAdmin
 from connectors.influx_bucket import InfluxError
 from influx_init_cases import DAY, HOUR, S, Store, points_of, rolled, stream
 from pipeline.fleet import Fleet
-from pipeline.influx_init import init, oldest_s, write_tokens
-from pipeline.influx_status import MOST_SERIES, series_of, status
-from pipeline.influx_tasks import KEPT, ROLLUPS, fields_of, rolled_fields, rollup_series, tasks
 from pipeline.messages import Processed
 from pipeline.point_schema import SCHEMA, series_per_sensor
 from pipeline.points import PointMaker
 from pipeline.service_settings import Influx
+from pipeline.services.influx_init import init, oldest_s, write_tokens
+from pipeline.services.influx_status import MOST_SERIES, series_of, status
+from pipeline.services.influx_tasks import (
+    KEPT,
+    ROLLUPS,
+    fields_of,
+    rolled_fields,
+    rollup_series,
+    tasks,
+)
 from point_cases import FLEET, SENSORS, case, change, scored
 from service_influx import InfluxAccess, InfluxServer
 from service_influx import InfluxError as Refused

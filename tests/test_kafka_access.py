@@ -4,8 +4,8 @@ import pytest
 
 from connectors.kafka import topics
 from connectors.kafka_access import Access, AccessError, KafkaTrouble
-from pipeline.kafka_settings import access_of
 from pipeline.service_settings import Kafka
+from pipeline.services.kafka_settings import access_of
 
 SECRET = "not the one"  # noqa: S105  (of nobody)
 

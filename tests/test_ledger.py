@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ledger import Ledger
-from pipeline.stage import Partition
+from pipeline.streaming.ledger import Ledger
+from pipeline.streaming.stage import Partition
 
 PARTITIONS = [Partition("signals", n) for n in range(3)]
 

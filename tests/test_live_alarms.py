@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.fleet import Fleet, parse_fleet
-from pipeline.live_alarms import LiveError, resolve
 from pipeline.messages import Flags, SensorChunk
+from pipeline.services.live_alarms import LiveError, resolve
 from worker_cases import Plant, wait_for
 
 pytestmark = pytest.mark.long

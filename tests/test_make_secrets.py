@@ -17,8 +17,8 @@ from docker_cases import (
     stack,
     tracked,
 )
+from pipeline.services.topics import specs
 from pipeline.settings import load
-from pipeline.topics import specs
 
 
 @pytest.fixture(scope="module")

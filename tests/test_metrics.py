@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.messages import StreamEventKind
-from pipeline.metrics import (
+from pipeline.streaming.metrics import (
     DEAD_LETTER_REASONS,
     RECENT_S,
     RECENT_VALUES,

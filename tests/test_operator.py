@@ -10,7 +10,7 @@ from pipeline.embedded import EmbeddedRun
 from pipeline.fleet import Fleet
 from pipeline.messages import NS_PER_S, Flags, SensorChunk
 from pipeline.operator import OperatorError, command
-from pipeline.run_report import describe_case
+from pipeline.report.run import describe_case
 from pipeline.settings import load
 
 SETTINGS = load({}, profile="accelerated", learning={"min_windows": 16})

@@ -12,11 +12,11 @@ from alarm_cases import one, quick
 from pipeline.fleet import Fleet, SensorInfo
 from pipeline.iso import Iso
 from pipeline.messages import Processed, SensorHealth, StreamEvent, WindowResult
-from pipeline.metrics import Metrics
 from pipeline.orders import new_order
 from pipeline.point_schema import OCTAVES, QUARANTINE, SCHEMA, STATUS_CODES, series_per_sensor
 from pipeline.point_tags import MOST_BANDS, band_names, model_tag
 from pipeline.points import PointMaker, octave_levels
+from pipeline.streaming.metrics import Metrics
 from point_cases import (
     FLEET,
     SENSORS,

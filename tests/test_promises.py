@@ -9,13 +9,13 @@ from pipeline.alarm_messages import transition_from_json
 from pipeline.commands import load_engine
 from pipeline.fleet import Fleet
 from pipeline.messages import Flags, SensorChunk
-from pipeline.metrics import Metrics
 from pipeline.orders import ORDER_ID, new_order, order_to_json
-from pipeline.promises import from_record, to_record
 from pipeline.records import read_header
 from pipeline.settings import load
-from pipeline.signal_stage import SignalStage
-from pipeline.stage import Outcome, Outgoing, Partition, Received, StateWrite
+from pipeline.streaming.metrics import Metrics
+from pipeline.streaming.promises import from_record, to_record
+from pipeline.streaming.signal_stage import SignalStage
+from pipeline.streaming.stage import Outcome, Outgoing, Partition, Received, StateWrite
 from pipeline.wire import encode
 from test_delivery import GENERATION, SIGNALS, Hearing, Log, begun, settled
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from connectors.influx import InfluxWriter
-from pipeline.quiet_logs import CLIENTS, EVERY_S, TEMPLATES, OneLine, Repeats, configure
+from pipeline.streaming.quiet_logs import CLIENTS, EVERY_S, TEMPLATES, OneLine, Repeats, configure
 
 
 class Clock:
@@ -76,7 +76,7 @@ def test_other_complaints_and_other_loggers_are_heard_at_once():
     assert not passed(repeats, "aiokafka.conn", "a %s", 2)
 
 
-@pytest.mark.parametrize("name", ["pipeline.worker", "kafkaesque", "root"])
+@pytest.mark.parametrize("name", ["pipeline.streaming.worker", "kafkaesque", "root"])
 def test_our_own_lines_are_never_held_back(name):
     repeats = Repeats(clock=Clock())
     assert all(passed(repeats, name, "same") == "same" for _ in range(5))
@@ -122,7 +122,7 @@ def test_a_child_logger_of_a_client_is_quiet_on_the_real_handler(heard):
 
 
 def test_a_record_is_one_unwrapped_line_in_utc(heard):
-    logging.getLogger("pipeline.worker").info("assigned [bold]%s[/bold] %s", 3, "x" * 100)
+    logging.getLogger("pipeline.streaming.worker").info("assigned [bold]%s[/bold] %s", 3, "x" * 100)
     (line,) = heard()
     shape = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO pipeline\.worker: "
     assert re.fullmatch(shape + r"assigned \[bold\]3\[/bold\] x{100}", line)

@@ -18,8 +18,8 @@ from connectors.kafka_records import partition_of
 from connectors.kafka_tail import TopicView
 from pipeline.cli import main
 from pipeline.messages import NS_PER_S
-from pipeline.replay_record import Sent
-from pipeline.replay_stream import ChunkStream, Selection
+from pipeline.replay.record import Sent
+from pipeline.replay.stream import ChunkStream, Selection
 from pipeline.wire import encode
 from replay_cases import (
     MACHINES,
@@ -209,7 +209,7 @@ def test_nothing_is_sent_that_workers_would_refuse_as_future(broker, place, caps
 
 
 def test_two_replays_of_one_record_do_not_mix(broker, place, capsys):
-    from pipeline.replay import _alone
+    from pipeline.replay.replay import _alone
 
     topic, logs = new_topic(broker), recordings(place / "logs", seconds=1)
     with _alone(Path("r.json")):

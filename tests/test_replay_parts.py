@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.messages import NS_PER_S
-from pipeline.replay import check_names, names_in
-from pipeline.replay_pace import LagGate, Pacer, Rate
-from pipeline.replay_record import Record, ReplayError, Sent, Tally, load, save
-from pipeline.replay_stream import ChunkStream, Selection
+from pipeline.replay.pace import LagGate, Pacer, Rate
+from pipeline.replay.record import Record, ReplayError, Sent, Tally, load, save
+from pipeline.replay.replay import check_names, names_in
+from pipeline.replay.stream import ChunkStream, Selection
 from pipeline.wire import encode
 from replay_cases import (
     NOON_NS,

@@ -16,8 +16,8 @@ from plotly.offline import get_plotlyjs
 
 from pipeline import report_data, report_pictures
 from pipeline.messages import SpectrumKind, Transition, Trend
-from pipeline.report import CaseReport, RunReport, SensorReport, render
-from pipeline.report_data import RANKS, safe_json
+from pipeline.report.data import RANKS, safe_json
+from pipeline.report.page import CaseReport, RunReport, SensorReport, render
 from report_cases import EDGES, HOUR, SPAN, T0, spectrum_of, trend_of
 
 EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)> & "Pump" \'7\''

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.messages import Trend
-from pipeline.report_data import (
+from pipeline.report.data import (
     COLUMNS,
     MAX_SPANS,
     SEVERE,

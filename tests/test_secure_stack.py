@@ -24,10 +24,10 @@ from connectors.files.write import write_recordings
 from connectors.kafka import Topic, create, topics
 from connectors.kafka_access import KafkaTrouble
 from docker_cases import DOCKER, ROOT, make_secrets, run
-from pipeline import simulate
-from pipeline.kafka_settings import access_of
+from pipeline.services.kafka_settings import access_of
+from pipeline.services.topics import specs
 from pipeline.settings import load
-from pipeline.topics import specs
+from pipeline.simulation import simulate
 from service_process import MissingError, free_port
 from worker_cases import ECHOWATCH, WorkerProcess, wait_for
 

@@ -4,9 +4,9 @@ import pytest
 
 from pipeline.commands import load_engine
 from pipeline.fleet import Fleet
-from pipeline.metrics import Metrics
 from pipeline.records import key_of, read_header
-from pipeline.signal_stage import SignalStage
+from pipeline.streaming.metrics import Metrics
+from pipeline.streaming.signal_stage import SignalStage
 from test_fleet import documented
 from test_promises import CAPTURES, HEARD, PUMP, SETTINGS, Changelog
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import serve
-from pipeline.endpoints import EndpointError, Verdict
-from pipeline.serve import SnapshotServer
-from pipeline.serve_login import Login, LoginError
-from pipeline.serve_pages import MAX_SENSORS
+from pipeline.serve.login import Login, LoginError
+from pipeline.serve.pages import MAX_SENSORS
+from pipeline.serve.server import SnapshotServer
+from pipeline.serve.store import SnapshotStore
 from pipeline.service_settings import Serve
-from pipeline.snapshot_store import SnapshotStore
+from pipeline.streaming.endpoints import EndpointError, Verdict
 from serve_cases import (
     DE,
     NDE,

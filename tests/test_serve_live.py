@@ -16,11 +16,11 @@ from connectors.kafka import Topic, create
 from connectors.kafka_access import Access
 from connectors.kafka_records import Record, send
 from pipeline.messages import NS_PER_S, Flags, SensorChunk
-from pipeline.serve_feed import Feed
+from pipeline.serve.feed import Feed
+from pipeline.serve.store import SnapshotStore
 from pipeline.service_settings import Kafka
-from pipeline.snapshot_store import SnapshotStore
+from pipeline.services.topics import specs
 from pipeline.snapshots import snapshot_from_bytes
-from pipeline.topics import specs
 from serve_cases import DE, RATE, T0, TOKEN, message
 from serve_cases import signal as turning
 from service_process import free_port
@@ -133,8 +133,8 @@ def test_a_departure_is_on_its_page_beside_the_health_that_was_learnt(plant, ser
 
 
 def test_pages_go_on_where_kafka_was_away(kafka_own, monkeypatch):
-    monkeypatch.setattr("pipeline.serve_feed.ASK_S", 0.5)
-    monkeypatch.setattr("pipeline.serve_feed.AGAIN_S", 0.2)
+    monkeypatch.setattr("pipeline.serve.feed.ASK_S", 0.5)
+    monkeypatch.setattr("pipeline.serve.feed.AGAIN_S", 0.2)
     access, topics = Access((kafka_own.bootstrap,)), Kafka(partitions=1)
     store = SnapshotStore(10e6)
     feed = Feed(access, topics, store)

@@ -1,7 +1,7 @@
 import math
 from dataclasses import replace
 
-from pipeline.signal_stage import lacks_score
+from pipeline.streaming.signal_stage import lacks_score
 from point_cases import scored
 
 

@@ -11,11 +11,18 @@ import pytest
 from scipy import signal
 
 from pipeline.fleet import parse_fleet
-from pipeline.machines import Bearing
 from pipeline.messages import NS_PER_S, Flags, SensorChunk
-from pipeline.sensor_faults import SensorFault
-from pipeline.simulate import SimulatedPlant, demo_plant, long_signal, plant, truth_csv, write
-from pipeline.simulated_assets import BEARING, SLIP
+from pipeline.simulation.assets import BEARING, SLIP
+from pipeline.simulation.machines import Bearing
+from pipeline.simulation.sensor_faults import SensorFault
+from pipeline.simulation.simulate import (
+    SimulatedPlant,
+    demo_plant,
+    long_signal,
+    plant,
+    truth_csv,
+    write,
+)
 from simulate_cases import Array, Feeds, fault_named, feeds_of, values
 
 STEADY = ("motor", "gearbox", "pump1", "pump3", "fan1", "blower")

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from pipeline.messages import FULL_SCALE, NS_PER_S
-from pipeline.sensor_faults import SENSOR_FAULTS, SensorFault, deliver, distort
-from pipeline.simulate import InjectedFault, SimulatedPlant, demo_plant, plant
+from pipeline.simulation.sensor_faults import SENSOR_FAULTS, SensorFault, deliver, distort
+from pipeline.simulation.simulate import InjectedFault, SimulatedPlant, demo_plant, plant
 from simulate_cases import Feeds, fault_named, feeds_of, values
 
 

@@ -17,8 +17,8 @@ from pipeline.cli import app
 from pipeline.fleet import load_fleet
 from pipeline.messages import NS_PER_S
 from pipeline.service_settings import Kafka
-from pipeline.simulate_live import Job, planned
-from pipeline.simulate_record import Record, SimulateError, Watermark, load, save
+from pipeline.simulation.live import Job, planned
+from pipeline.simulation.record import Record, SimulateError, Watermark, load, save
 from pipeline.wire import decode
 from worker_cases import wait_for
 

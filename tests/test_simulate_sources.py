@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.machines import Component, Drive, Growth, Impacts, Noise, Signal, Tones
-from pipeline.simulated_assets import MACHINE_FAULTS, machine_fault
+from pipeline.simulation.assets import MACHINE_FAULTS, machine_fault
+from pipeline.simulation.machines import Component, Drive, Growth, Impacts, Noise, Signal, Tones
 from simulate_cases import Array
 
 KNOTS = ((0.0, 20.0, 0.7), (50.0, 20.0, 0.7), (60.0, 25.0, 0.9), (80.0, 0.0, 0.1), (99.0, 0.0, 0.1))

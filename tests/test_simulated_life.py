@@ -9,9 +9,9 @@ from pipeline.commands import load_engine
 from pipeline.fleet import parse_fleet
 from pipeline.messages import NS_PER_S
 from pipeline.settings import load
-from pipeline.simulated_fleet import fleet_yaml
-from pipeline.simulated_life import Life
-from pipeline.simulated_story import MACHINES, PLANT, QUIET, SAYINGS
+from pipeline.simulation.fleet import fleet_yaml
+from pipeline.simulation.life import Life
+from pipeline.simulation.story import MACHINES, PLANT, QUIET, SAYINGS
 
 START_NS = 1_763_700_000_123_000_000
 # As in `board_plant`: the shortest history in which the story is told in full.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.snapshot_store import OVERHEAD_BYTES, SHARES, Shelf, SnapshotStore, read_case
+from pipeline.serve.store import OVERHEAD_BYTES, SHARES, Shelf, SnapshotStore, read_case
 from serve_cases import DE, NDE, PUMP, T0, case_messages, change, message, sick_pump
 
 PUTS = st.lists(

@@ -19,10 +19,8 @@ from pipeline.messages import (
     Window,
     WindowResult,
 )
-from pipeline.metrics import Metrics
 from pipeline.pins import AGAIN_NS, CANDIDATES, PLACES, STANDING_NS, Pins
 from pipeline.settings import load
-from pipeline.signal_stage import SignalStage
 from pipeline.snapshots import (
     MAX_SAMPLES,
     SNAPSHOT_FIELDS,
@@ -32,7 +30,9 @@ from pipeline.snapshots import (
     snapshot_from_bytes,
     snapshot_to_bytes,
 )
-from pipeline.stage import Partition, Received
+from pipeline.streaming.metrics import Metrics
+from pipeline.streaming.signal_stage import SignalStage
+from pipeline.streaming.stage import Partition, Received
 from pipeline.wire import encode
 from point_cases import FLEET
 from test_alarm_messages import rows_under

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.service_settings import Kafka
-from pipeline.topic_plan import matching, plan, read_by
-from pipeline.topics import group_of, specs, state_topic
+from pipeline.services.topic_plan import matching, plan, read_by
+from pipeline.services.topics import group_of, specs, state_topic
 
 KAFKA = Kafka(partitions=4, signals=("a", "b"))
 

@@ -1,8 +1,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.stage import Partition
-from pipeline.turns import AGAIN_S, STUCK_S, TRIES, Turns
+from pipeline.streaming.stage import Partition
+from pipeline.streaming.turns import AGAIN_S, STUCK_S, TRIES, Turns
 
 P = Partition("signals", 0)
 

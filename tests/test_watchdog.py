@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.watchdog import STEP_S, Standing, Watchdog, awake_and_asleep_s
+from pipeline.streaming.watchdog import STEP_S, Standing, Watchdog, awake_and_asleep_s
 
 # Exact in binary, so that sums are exact.
 STEPS = st.integers(1, 400).map(lambda n: n / 8)
@@ -23,7 +23,7 @@ class Clock:
 
 def test_the_clock_goes_on_while_the_process_is_stopped():
     script = (
-        "import sys; from pipeline.watchdog import awake_and_asleep_s as clock\n"
+        "import sys; from pipeline.streaming.watchdog import awake_and_asleep_s as clock\n"
         "began = clock(); print('up', flush=True)\n"
         "sys.stdin.readline(); print(clock() - began)"
     )

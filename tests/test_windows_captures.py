@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.messages import NS_PER_S, SensorChunk
-from pipeline.topics import MIB, STATE_BYTES
+from pipeline.services.topics import MIB, STATE_BYTES
 from pipeline.windows import Output, min_samples
 from window_cases import (
     END,

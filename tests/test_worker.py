@@ -14,7 +14,7 @@ from pipeline import simulate
 from pipeline.fleet import Fleet, parse_fleet
 from pipeline.messages import Point
 from pipeline.settings import load
-from pipeline.worker import Worker
+from pipeline.streaming.worker import Worker
 from worker_cases import Plant, wait_for
 
 FEMTO = Path(__file__).resolve().parents[2] / "shared" / "data" / "femto_bearing1_2"
@@ -85,8 +85,8 @@ def test_a_plant_gives_what_the_embedded_run_gives(plant, tmp_path):
 
 @pytest.mark.parametrize(("keep_s", "grows"), [(600.0, True), (0.0, False)])
 def test_our_own_numbers_are_kept_for_a_store_that_is_away_only_so_long(monkeypatch, keep_s, grows):
-    monkeypatch.setattr("pipeline.worker.REPORT_S", 0.01)
-    monkeypatch.setattr("pipeline.worker.KEEP_S", keep_s)
+    monkeypatch.setattr("pipeline.streaming.worker.REPORT_S", 0.01)
+    monkeypatch.setattr("pipeline.streaming.worker.KEEP_S", keep_s)
     away = {"ECHOWATCH_INFLUX__URL": "http://127.0.0.1:1", "ECHOWATCH_INFLUX__TOKEN": "none"}
     worker = Worker(load({**away, "ECHOWATCH_WORKER__ROLE": "cases"}), Fleet(), None)
     (sink,) = (runner.sink for runner in worker.runners)

@@ -17,8 +17,8 @@ import pytest
 
 import services
 from embedded_truth import truth
-from pipeline import simulate
 from pipeline.settings import load
+from pipeline.simulation import simulate
 from service_influx import InfluxServer
 from service_kafka import KafkaServer
 from service_process import free_port
@@ -295,7 +295,7 @@ def test_a_worker_that_stands_still_beside_waiting_messages_ends_with_the_reason
 
 STANDING = """
 import asyncio, sys
-from pipeline.faust_role import FaustRole
+from pipeline.streaming.faust_role import FaustRole
 
 given = FaustRole._assigned
 async def assigned(self, *arguments, **named):

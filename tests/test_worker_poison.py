@@ -15,13 +15,13 @@ from embedded_truth import truth
 from pipeline import simulate
 from pipeline.commands import load_engine
 from pipeline.fleet import Fleet, parse_fleet
-from pipeline.metrics import Metrics
 from pipeline.records import Header, key_of, write_record
+from pipeline.services.topics import state_topic
 from pipeline.settings import load
-from pipeline.signal_stage import SignalStage
-from pipeline.stage import Partition, Received
 from pipeline.state import pack
-from pipeline.topics import state_topic
+from pipeline.streaming.metrics import Metrics
+from pipeline.streaming.signal_stage import SignalStage
+from pipeline.streaming.stage import Partition, Received
 from pipeline.wire import REASONS, encode
 from poison_cases import large, one_of_each
 from test_worker import assert_same

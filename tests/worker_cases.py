@@ -21,8 +21,8 @@ from kafka.errors import KafkaError
 from connectors.kafka_access import Access
 from connectors.kafka_producer import ChunkProducer
 from pipeline.alarm_messages import transition_from_json
+from pipeline.services.topics import group_of, specs
 from pipeline.settings import load
-from pipeline.topics import group_of, specs
 from service_process import free_port
 
 ECHOWATCH = Path(sys.executable).with_name("echowatch")

@@ -30,10 +30,10 @@ from kafka.admin import (
 
 from connectors.kafka_access import Access, AccessError, KafkaTrouble
 from connectors.kafka_client import ask
-from pipeline.kafka_settings import access_of
 from pipeline.service_settings import Kafka, SecretError, secret
+from pipeline.services.kafka_settings import access_of
+from pipeline.services.topics import specs
 from pipeline.settings import SettingsError, load
-from pipeline.topics import specs
 
 HERE: Final = Path(__file__).parent
 ADMIN: Final = "admin"

@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 
 from echo_model.features import window_length
-from pipeline.machines import Component, Drive, Growth, Impacts, Noise, Signal
 from pipeline.messages import NS_PER_S, Flags, SensorChunk
-from pipeline.simulated_assets import BEARING, MACHINES, SLIP, sources
+from pipeline.simulation.assets import BEARING, MACHINES, SLIP, sources
+from pipeline.simulation.machines import Component, Drive, Growth, Impacts, Noise, Signal
 
 RATES_HZ: Final = (12800.0, 16000.0, 25600.0)
 SPEEDS_HZ: Final = (16.0, 35.0)

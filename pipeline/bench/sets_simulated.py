@@ -18,8 +18,8 @@ from pipeline.bench.representations import Representation
 from pipeline.bench.scoring import Split, areas, distance_for, votes_right
 from pipeline.bench.sets import Bench, Embedded
 from pipeline.gain import gain_of
-from pipeline.machines import Block, Component, Drive, Signal
-from pipeline.simulated_assets import MACHINE_FAULTS, MACHINES, machine_fault, sources
+from pipeline.simulation.assets import MACHINE_FAULTS, MACHINES, machine_fault, sources
+from pipeline.simulation.machines import Block, Component, Drive, Signal
 
 F32 = NDArray[np.float32]
 

@@ -1,0 +1,1 @@
+"""The results of a run in, one page for people out."""

@@ -1,0 +1,1 @@
+"""Cases and snapshots in, pages over HTTP for people out."""

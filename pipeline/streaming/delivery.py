@@ -1,0 +1,445 @@
+"""Messages in; results stored, state on the changelog, and only then acknowledgements out.
+
+One `Delivery` per role. Messages wait in the ledger; all that wait, up to a cost, are one
+micro-batch for the stage, which runs in one thread. A checkpoint is cut every few seconds: results
+up to the cut are confirmed by InfluxDB and Kafka, then the states are written, then the messages
+are acknowledged. While InfluxDB or Kafka cannot take results, checkpoints wait, the ledger fills,
+reading stops, and Kafka keeps what comes: nothing is dropped. A cut of an earlier generation of the
+group is thrown away, and so is what a worker finds in its hands that was frozen and lost its place.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from pipeline.streaming.ledger import Ledger
+from pipeline.streaming.metrics import Metrics
+from pipeline.streaming.outbox import Broker, Outbox, Sink
+from pipeline.streaming.stage import (
+    Outcome,
+    Outgoing,
+    Partition,
+    Received,
+    Stage,
+    States,
+    StateWrite,
+)
+from pipeline.streaming.turns import Turns
+from pipeline.streaming.watchdog import Standing
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+TICK_NS = round(TICK_S * 1e9)
+# Of one message: headers, key and Python's own.
+OVERHEAD_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Everything up to one moment of the stream."""
+
+    generation: int
+    upto: dict[Partition, int]
+    states: list[StateWrite]
+    ticket: int
+    sent: list[asyncio.Task[None]]
+
+
+class Delivery:
+    """Carries messages to a stage and its results away.
+
+    Args:
+        stage: What is done with messages; called in one thread of its own.
+        sink: InfluxDB.
+        broker: Kafka.
+        state_topic: Changelog of the state records.
+        metrics: Of this role.
+        checkpoint_s: Seconds between checkpoints.
+        trust_s: See `pipeline.streaming.watchdog.Standing`.
+        max_bytes, max_messages: Read but not acknowledged; at these reading stops.
+        cost: Message -> its share of a micro-batch; a batch ends at 1.
+
+    Attributes:
+        standing: Whether our place in the group is beyond doubt; to be told that we are awake.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        sink: Sink,
+        broker: Broker,
+        *,
+        state_topic: str,
+        metrics: Metrics,
+        checkpoint_s: float,
+        trust_s: float,
+        max_bytes: float,
+        max_messages: int,
+        cost: Callable[[Received], float],
+    ) -> None:
+        self._stage = stage
+        self._sink = sink
+        self._broker = broker
+        self._metrics = metrics
+        self._checkpoint_s = checkpoint_s
+        self._cost = cost
+        self._max_bytes = max_bytes
+        self._ledger = Ledger(max_bytes=max_bytes, max_messages=max_messages)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stage")
+        self._queue: deque[Received] = deque()
+        self._busy = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._outbox = Outbox(sink, broker, state_topic)
+        self._turns = Turns()
+        self._upto: dict[Partition, int] = {}
+        self.read: dict[Partition, int] = {}
+        self.committed: dict[Partition, int] = {}
+        self._sent: list[asyncio.Task[None]] = []
+        self._unstored: deque[tuple[int, float]] = deque()  # (ticket, received_s) of batches
+        self._ticket = 0
+        self._finishing: asyncio.Task[None] | None = None
+        self._cut_at_s = time.monotonic()
+        self._dirty = False
+        self.ready = False
+        self.standing = Standing(trust_s)
+        self._closing = False
+        self._in_hand = 0
+        self._lost: Exception | None = None
+        self._turn = 0
+        self.done = 0
+        self.checkpointed_s = time.monotonic()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether reading waits for results to be taken."""
+        return self._ledger.full or self._sink.pending_bytes > self._max_bytes
+
+    @property
+    def waiting(self) -> int:
+        """Messages read and not processed; those in the stage's hands are among them."""
+        return len(self._queue) + self._in_hand
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """(messages, bytes) read and not acknowledged."""
+        return self._ledger.messages, self._ledger.bytes
+
+    async def admit(self, received: Received, generation: int) -> None:
+        """Take a message, as soon as there is room; one of an old generation is dropped."""
+        while self.blocked and generation == self._ledger.generation:
+            self._room.clear()
+            self._wake.set()  # a checkpoint makes room
+            await self._room.wait()
+        if generation != self._ledger.generation or not self.ready:
+            return
+        verdict = self._turns.offer(received.partition, received.offset)
+        if verdict == "again":
+            await self._broker.seek(received.partition, self._turns.next[received.partition])
+        if verdict != "take":
+            return
+        size = received.size + OVERHEAD_BYTES
+        self._ledger.admit(received.partition, received.offset, size)
+        self._queue.append(received)
+        self.read[received.partition] = received.offset
+        self._metrics.messages.labels(received.partition.topic).inc()
+        self._metrics.bytes.labels(received.partition.topic).inc(received.size)
+        self._wake.set()
+
+    async def revoke(self, patience_s: float) -> None:
+        """Partitions are taken away: finish what is in hand if that is quick, forget the rest."""
+        self._turns.close()  # what came now would overtake what is forgotten
+        self._queue.clear()
+        if self.ready:
+            try:
+                await asyncio.wait_for(self._finish_all(), patience_s)
+            except TimeoutError:
+                log.info("gave partitions away before all results were confirmed")
+        await self._forget()
+
+    async def go_on(self, ends: Mapping[Partition, int]) -> None:
+        """Read again what was lost on the way to us, where nothing comes that would show it.
+
+        Args:
+            ends: Partition -> offset of the next message that will be written to it.
+        """
+        if self.ready and not self.blocked and not self.waiting:
+            for partition, offset in self._turns.stuck(ends).items():
+                await self._broker.seek(partition, offset)
+
+    async def _forget(self) -> None:
+        self._disown()
+        self._turn += 1
+        if self._finishing is not None:
+            self._finishing.cancel()
+            await asyncio.gather(self._finishing, return_exceptions=True)
+            self._finishing = None
+        self._queue.clear()
+        self._upto.clear()
+        self.read.clear()
+        self.committed.clear()
+        for task in self._sent:
+            task.cancel()
+        self._sent.clear()
+        self._unstored.clear()
+        self._dirty = False
+
+    async def assign(
+        self,
+        generation: int,
+        states: States,
+        ends: Mapping[Partition, int],
+        starts: Mapping[Partition, int] = MappingProxyType({}),
+    ) -> None:
+        """Begin with the partitions of a new generation.
+
+        Args:
+            generation: Of the group.
+            states: Their records.
+            ends: Partition -> offset of the next message that will be written to it.
+            starts: Partition -> offset of the first message that is not acknowledged.
+        """
+        async with self._busy:
+            await self._forget()
+            turn = self._turn
+            try:
+                await self._in_thread(self._stage.assign, states, ends)
+            except Exception as error:  # noqa: BLE001  (`run` raises it: this is called by Faust)
+                self._lost = error
+                self._wake.set()
+                return
+            if turn != self._turn:
+                return  # taken away again meanwhile
+            self._ledger.begin(generation)
+            self._turns.begin(starts)
+            self.standing.trust()
+            self.ready = True
+            self._cut_at_s = self.checkpointed_s = time.monotonic()
+
+    def refused(self, letter: Outgoing) -> None:
+        """The sink has set something aside; to be called in the event loop."""
+        if self.ready:
+            self._sent.append(asyncio.ensure_future(self._outbox.send(letter)))
+
+    def progress(self) -> None:
+        """The sink has confirmed more; to be called in the event loop."""
+        self._outbox.settled()
+        self._room.set()
+        self._count_stored()
+
+    async def run(self) -> None:
+        """Process until `close`.
+
+        Raises:
+            Exception: whatever the stage or a broken broker raises: the worker must end.
+        """
+        try:
+            while not self._closing:
+                await self._turn_once()
+        except Exception:
+            # The stage may have heard messages whose results went down with it: a state that
+            # knows of them must never be kept.
+            await self._forget()
+            raise
+
+    async def _turn_once(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), TICK_S)
+        self._wake.clear()
+        async with self._busy:
+            if self._lost is not None:
+                raise self._lost
+            if not self._closing:
+                await self._step()
+        self._finished()
+
+    async def _step(self) -> None:
+        """One micro-batch or tick, and a cut where it is due."""
+        if not self.ready:
+            return
+        generation = self._ledger.generation
+        outcome = Outcome()
+        if batch := self._drain():
+            self._in_hand = len(batch)
+            outcome = await self._in_thread(self._do, self._stage.take, batch)
+            self._in_hand = 0
+        elif self._broker.caught_up():
+            outcome = await self._in_thread(self._do, self._stage.tick, TICK_NS)
+        if generation != self._ledger.generation:
+            return  # the partitions were taken away meanwhile; their new owner does it again
+        self._hand_over(batch, outcome)
+        if self._queue:
+            self._wake.set()
+        if outcome.barrier:
+            await self._checkpoint(generation)
+        elif self._dirty and (self.blocked or self._due):
+            await self._cut()
+
+    @property
+    def _due(self) -> bool:
+        return time.monotonic() - self._cut_at_s >= self._checkpoint_s
+
+    def _do(self, work: Callable[[Any], Outcome], given: Any) -> Outcome:
+        """Points are formatted in the stage's thread, not in the event loop."""
+        outcome = work(given)
+        if outcome.points:
+            self._ticket = self._sink.put(outcome.points)
+        return outcome
+
+    def _drain(self) -> list[Received]:
+        batch: list[Received] = []
+        cost = 0.0
+        while self._queue and cost < 1.0:
+            batch.append(self._queue.popleft())
+            cost += self._cost(batch[-1])
+        return batch
+
+    def _hand_over(self, batch: Sequence[Received], outcome: Outcome) -> None:
+        self._sent += [
+            asyncio.ensure_future(self._outbox.send(message)) for message in outcome.messages
+        ]
+        for message in batch:
+            self._upto[message.partition] = message.offset
+        if batch:
+            self._unstored.append((self._ticket, batch[0].received_s))
+            self._count_stored()
+        self.done += len(batch)
+        self._dirty = self._dirty or bool(batch) or bool(outcome.points)
+        if batch:
+            self._metrics.batch_messages.observe(len(batch))
+        if outcome.newest_ns:
+            late_s = time.time() - outcome.newest_ns * 1e-9
+            self._metrics.sample_to_score_s.observe(late_s)
+
+    def _count_stored(self) -> None:
+        """Observe how long batches took that the sink has by now."""
+        while self._unstored and self._unstored[0][0] <= self._sink.confirmed:
+            _, received_s = self._unstored.popleft()
+            self._metrics.received_to_stored_s.observe(time.monotonic() - received_s)
+
+    async def _cut(self) -> None:
+        """Begin a checkpoint, unless the one before is still on its way."""
+        if not self._finished():
+            return
+        generation = self._ledger.generation
+        states = await self._in_thread(self._stage.snapshot)
+        if generation != self._ledger.generation:
+            return  # the partitions were taken away meanwhile
+        cut = _Cut(generation, dict(self._upto), states, self._ticket, self._sent)
+        self._sent, self._dirty = [], False
+        self._cut_at_s = time.monotonic()
+        self._finishing = asyncio.ensure_future(self._finish(cut))
+
+    async def _checkpoint(self, generation: int) -> None:
+        """Cut a checkpoint and wait for its end, whatever that is."""
+        if self._finishing is not None:
+            await asyncio.wait([self._finishing])
+        if generation == self._ledger.generation:
+            await self._cut()
+        if self._finishing is not None:
+            await asyncio.wait([self._finishing])
+
+    async def _finish(self, cut: _Cut) -> None:
+        """Wait for the results, write the states, acknowledge."""
+        await self._outbox.confirmed(cut.ticket)
+        if cut.sent:
+            await asyncio.gather(*cut.sent)
+        if not await self._still_ours(cut):
+            return
+        first = [write for write in cut.states if write.first]
+        await asyncio.gather(*(self._outbox.write(write) for write in first))
+        if not await self._still_ours(cut):
+            return
+        await asyncio.gather(
+            *(self._outbox.write(write) for write in cut.states if not write.first)
+        )
+        if cut.generation != self._ledger.generation:
+            return
+        await self._outbox.tell([write.told for write in cut.states if write.told is not None])
+        released = self._ledger.release(cut.generation, cut.upto)
+        self.committed |= released
+        self._room.set()
+        if not await self._broker.commit(released):
+            self.standing.doubt()
+            return
+        self.checkpointed_s = time.monotonic()
+        self._metrics.checkpoints.inc()
+
+    async def _still_ours(self, cut: _Cut) -> bool:
+        if cut.generation != self._ledger.generation:
+            return False
+        if not self.standing.doubtful:
+            return True
+        if await self._broker.commit(self.committed | self._ledger.first()):
+            self.standing.trust()
+            return True
+        log.warning("lost our partitions while standing still: threw a checkpoint away")
+        # Its states are nowhere now, and no later checkpoint may release its messages.
+        self._disown()
+        return False
+
+    def _disown(self) -> None:
+        """Nothing that we hold is ours any more."""
+        self.ready = False
+        self._turns.close()
+        self._ledger.begin(-1)
+        self._room.set()
+
+    def _finished(self) -> bool:
+        """Whether no checkpoint is on its way.
+
+        Raises:
+            Exception: what the last one has failed of; one that was given up has not failed.
+        """
+        if (finishing := self._finishing) is None:
+            return True
+        if not finishing.done():
+            return False
+        self._finishing = None
+        if not finishing.cancelled():
+            finishing.result()
+        return True
+
+    async def _settle(self) -> None:
+        """Wait for the checkpoint that is on its way; giving up waiting does not end it."""
+        if self._finishing is not None:
+            await asyncio.wait([self._finishing])
+        self._finished()
+
+    async def _finish_all(self) -> None:
+        """A last checkpoint of all that was processed."""
+        async with self._busy:
+            await self._settle()
+            if self._dirty:
+                await self._cut()
+                await self._settle()
+
+    async def close(self, patience_s: float) -> bool:
+        """End: process nothing more, checkpoint what was processed, within a time.
+
+        Returns:
+            Whether everything processed is acknowledged.
+        """
+        self._closing = True
+        self._wake.set()
+        self._queue.clear()
+        try:
+            # A batch in the stage's thread is waited for: its results belong to the state.
+            await asyncio.wait_for(self._finish_all(), patience_s)
+        except TimeoutError:
+            return False
+        finally:
+            await self._forget()
+            self._thread.shutdown(wait=False, cancel_futures=True)
+        return True
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
