@@ -24,7 +24,6 @@ import torch
 from connectors.local import LocalStore
 from echo_model.echo import Echo
 from echo_model.engine import EchoEngine
-from pipeline import simulate
 from pipeline.assembly import build_monitor
 from pipeline.cases import CaseBook
 from pipeline.embedded import EmbeddedRun
@@ -32,6 +31,7 @@ from pipeline.fleet import Fleet
 from pipeline.messages import SensorChunk
 from pipeline.report.run import describe_case
 from pipeline.settings import Settings, load
+from pipeline.simulation import simulate
 from pipeline.windows import window_samples
 
 RATE_HZ = 16_000.0

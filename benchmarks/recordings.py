@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from connectors.files import read
 from echo_model.echo import Echo
 from echo_model.engine import EchoEngine
-from pipeline import simulate
 from pipeline.assembly import build_monitor
 from pipeline.fleet import Fleet, parse_fleet
 from pipeline.messages import SensorChunk, Severity, Transition, WindowResult
 from pipeline.monitor import Encoder
 from pipeline.settings import load
+from pipeline.simulation import simulate
 
 RANK = {"advisory": Severity.ADVISORY, "alert": Severity.ALERT, "alarm": Severity.ALARM}
 

@@ -266,11 +266,7 @@ class SensorMonitor:
         return self._unknown(health)
 
     def unusable(self, health: SensorHealth) -> WindowResult:
-        """The sensor sends, but its signal breaks so often that it gives no window.
-
-        Args:
-            health: From `hear`.
-        """
+        """The sensor sends, but `hear` finds that its signal breaks too often to give windows."""
         self._pace.hear(health.window_end_ns)
         return self._unknown(health)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from connectors.files.times import format_time
 from connectors.files.write import write_recordings
-from pipeline import live_alarms
 from pipeline.messages import Flags, SensorChunk
 from pipeline.orders import new_order
+from pipeline.services import live_alarms
 from pipeline.simulation.fleet import fleet_yaml
 from pipeline.simulation.life import Life
 from pipeline.simulation.story import MACHINES, PLANT, SAYINGS, Mishap, Saying

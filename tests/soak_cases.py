@@ -20,7 +20,6 @@ from kafka.errors import KafkaError
 
 from connectors.kafka_producer import ChunkProducer
 from connectors.kafka_records import partition_of
-from pipeline import simulate
 from pipeline.assembly import build_sensor
 from pipeline.cases import CaseBook
 from pipeline.commands import load_engine
@@ -29,6 +28,7 @@ from pipeline.messages import Processed
 from pipeline.monitor import Monitor
 from pipeline.points import PointMaker
 from pipeline.services.topics import group_of
+from pipeline.simulation import simulate
 from service_influx import InfluxError
 from worker_cases import wait_for
 

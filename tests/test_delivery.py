@@ -259,7 +259,7 @@ def test_after_a_checkpoint_was_thrown_away_none_releases_its_messages():
         delivery, running = await begun(Hearing(), log)
         await admit(delivery, 1)
         await settled(lambda: delivery.done == 1)
-        delivery.standing.doubt()
+        delivery.checkpoints.standing.doubt()
         await delivery._finish_all()
         await admit(delivery, 2)
         await asyncio.wait([running], timeout=0.2)  # time to process what it has taken

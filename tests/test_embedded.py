@@ -7,7 +7,6 @@ import torch
 from connectors.local import FILE_NAME, LocalStore, StoreError
 from echo_model.echo import Echo
 from echo_model.engine import EchoEngine
-from pipeline import simulate
 from pipeline.assembly import build_monitor
 from pipeline.cases import CaseBook
 from pipeline.embedded import EmbeddedRun, RestoreError
@@ -15,6 +14,7 @@ from pipeline.fleet import parse_fleet
 from pipeline.report.page import render
 from pipeline.report.run import collect, describe_case
 from pipeline.settings import load
+from pipeline.simulation import simulate
 from pipeline.state import pack, unpack
 
 SETTINGS = load({}, profile="accelerated", learning={"min_windows": 32})

@@ -7,11 +7,11 @@ import torch
 from echo_model.echo import Echo
 from echo_model.engine import EchoEngine
 from monitor_cases import SETTINGS, capture, drive, noise
-from pipeline import simulate
 from pipeline.assembly import build_monitor
 from pipeline.fleet import Fleet, parse_fleet
 from pipeline.messages import NS_PER_S
 from pipeline.monitor import RATES_CACHED
+from pipeline.simulation import simulate
 from pipeline.state import pack, unpack
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import simulate
+from pipeline.simulation import simulate
 from service_influx import InfluxServer
 from service_process import MissingError
 from worker_cases import DEADLINE_S, Plant, wait_for

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 from echo_model.echo import Echo
+from echo_model.pretrain.collapse import collapse_signs, effective_rank
 from echo_model.pretrain.config import OptimiserTable
 from echo_model.pretrain.curves import draw_curves
 from echo_model.pretrain.export import write_results
@@ -19,8 +20,6 @@ from echo_model.pretrain.trainer import (
     STATE_FILE,
     Trainer,
     _Pace,
-    collapse_signs,
-    effective_rank,
 )
 from pretrain_cases import RECORDED, TINY, recipe, recordings
 

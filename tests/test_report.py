@@ -1,5 +1,4 @@
 import base64
-import doctest
 import hashlib
 import json
 import re
@@ -14,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 
-from pipeline import report_data, report_pictures
 from pipeline.messages import SpectrumKind, Transition, Trend
 from pipeline.report.data import RANKS, safe_json
 from pipeline.report.page import CaseReport, RunReport, SensorReport, render
@@ -360,8 +358,3 @@ def test_embedded_json_says_the_same_and_closes_no_element(text: str) -> None:
     written = safe_json({"x": text})
     assert json.loads(written) == {"x": text}
     assert not set("<>&") & set(written)
-
-
-def test_doctests_hold() -> None:
-    for module in (report_data, report_pictures):
-        assert doctest.testmod(module).failed == 0

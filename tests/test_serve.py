@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import serve
+from pipeline.serve import server as serve
 from pipeline.serve.login import Login, LoginError
 from pipeline.serve.pages import MAX_SENSORS
 from pipeline.serve.server import SnapshotServer

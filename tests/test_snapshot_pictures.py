@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import snapshot_pictures as pictures
+from pipeline.serve import pictures
 from pipeline.snapshots import snapshot_from_bytes
 from serve_cases import message
 

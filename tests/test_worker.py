@@ -10,10 +10,10 @@ import pytest
 
 from connectors.files import read
 from embedded_truth import truth
-from pipeline import simulate
 from pipeline.fleet import Fleet, parse_fleet
 from pipeline.messages import Point
 from pipeline.settings import load
+from pipeline.simulation import simulate
 from pipeline.streaming.worker import Worker
 from worker_cases import Plant, wait_for
 

@@ -256,7 +256,7 @@ def test_a_worker_that_waits_for_its_group_ends_when_told_to(plant):
 
 STUCK = """
 import asyncio, sys, time
-from pipeline import cli_worker, commands
+from pipeline import commands
 
 class Stuck:
     def __init__(self, encoder):

@@ -12,12 +12,12 @@ from kafka import KafkaProducer
 
 from connectors.kafka_records import partition_of
 from embedded_truth import truth
-from pipeline import simulate
 from pipeline.commands import load_engine
 from pipeline.fleet import Fleet, parse_fleet
 from pipeline.records import Header, key_of, write_record
 from pipeline.services.topics import state_topic
 from pipeline.settings import load
+from pipeline.simulation import simulate
 from pipeline.state import pack
 from pipeline.streaming.metrics import Metrics
 from pipeline.streaming.signal_stage import SignalStage

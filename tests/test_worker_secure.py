@@ -3,7 +3,7 @@
 import pytest
 
 from connectors.files.write import write_recordings
-from pipeline import simulate
+from pipeline.simulation import simulate
 from test_worker_handover import one_line_of
 from worker_cases import Plant, wait_for
 

@@ -8,7 +8,7 @@ machine), unless `minutes` fits the schedule to the clock.
 import csv
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from echo_model.pretrain.collapse import collapse_signs, effective_rank
 from echo_model.pretrain.config import Recipe, SourceTable, dump_recipe
 from echo_model.pretrain.objectives import (
     Hidden,
@@ -47,10 +48,6 @@ COLUMNS = (
     "step", "seconds", "rate", "decay", "loss", "patch", "band", "target_std", "prediction_std",
     "rank", "tokens_per_s", "data_share",
 )  # fmt: skip
-
-
-# Below these a run is about to collapse; healthy runs of nano stay 3 x above or more.
-LEAST = {"target_std": 0.02, "prediction_std": 0.02, "rank": 1.2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +83,6 @@ class Rehearsal:
     step_s: float
     tokens_per_s: float
     data_share: float
-
-
-def effective_rank(rows: Tensor) -> float:
-    """Exponential of the entropy of the centred rows' spectrum: 1 where all lie on a line."""
-    centred = rows.double() - rows.double().mean(0)
-    power = torch.linalg.svdvals(centred).square()
-    share = power / power.sum().clamp_min(1e-30)
-    return float(torch.exp(-(share * (share + 1e-30).log()).sum()))
-
-
-def collapse_signs(row: Mapping[str, float]) -> Iterator[str]:
-    """What in a line of the log tells of a collapse."""
-    for name, least in LEAST.items():
-        if row[name] < least:
-            yield (
-                f"{name} must stay above {least:g}, got {row[name]:.3g}: the network may be "
-                "collapsing to a constant; lower optimiser.rate or raise teacher.decay"
-            )
 
 
 def open_source(table: SourceTable, data: Path | None, seed: int, cache: ClipCache) -> Source:

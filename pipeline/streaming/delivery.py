@@ -4,8 +4,7 @@ One `Delivery` per role. Messages wait in the ledger; all that wait, up to a cos
 micro-batch for the stage, which runs in one thread. A checkpoint is cut every few seconds: results
 up to the cut are confirmed by InfluxDB and Kafka, then the states are written, then the messages
 are acknowledged. While InfluxDB or Kafka cannot take results, checkpoints wait, the ledger fills,
-reading stops, and Kafka keeps what comes: nothing is dropped. A cut of an earlier generation of the
-group is thrown away, and so is what a worker finds in its hands that was frozen and lost its place.
+reading stops, and Kafka keeps what comes: nothing is dropped.
 """
 
 import asyncio
@@ -15,10 +14,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from pipeline.streaming.checkpoints import Checkpoints, Cut
 from pipeline.streaming.ledger import Ledger
 from pipeline.streaming.metrics import Metrics
 from pipeline.streaming.outbox import Broker, Outbox, Sink
@@ -29,10 +28,8 @@ from pipeline.streaming.stage import (
     Received,
     Stage,
     States,
-    StateWrite,
 )
 from pipeline.streaming.turns import Turns
-from pipeline.streaming.watchdog import Standing
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +37,6 @@ TICK_S = 1.0
 TICK_NS = round(TICK_S * 1e9)
 # Of one message: headers, key and Python's own.
 OVERHEAD_BYTES = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """Everything up to one moment of the stream."""
-
-    generation: int
-    upto: dict[Partition, int]
-    states: list[StateWrite]
-    ticket: int
-    sent: list[asyncio.Task[None]]
 
 
 class Delivery:
@@ -68,7 +54,7 @@ class Delivery:
         cost: Message -> its share of a micro-batch; a batch ends at 1.
 
     Attributes:
-        standing: Whether our place in the group is beyond doubt; to be told that we are awake.
+        checkpoints: What brings cuts of the stream to their end.
     """
 
     def __init__(
@@ -99,24 +85,29 @@ class Delivery:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._outbox = Outbox(sink, broker, state_topic)
+        self.checkpoints = Checkpoints(
+            self._ledger,
+            self._outbox,
+            broker,
+            metrics=metrics,
+            trust_s=trust_s,
+            released=self._room.set,
+            disown=self._disown,
+        )
         self._turns = Turns()
         self._upto: dict[Partition, int] = {}
         self.read: dict[Partition, int] = {}
-        self.committed: dict[Partition, int] = {}
         self._sent: list[asyncio.Task[None]] = []
         self._unstored: deque[tuple[int, float]] = deque()  # (ticket, received_s) of batches
         self._ticket = 0
-        self._finishing: asyncio.Task[None] | None = None
         self._cut_at_s = time.monotonic()
         self._dirty = False
         self.ready = False
-        self.standing = Standing(trust_s)
         self._closing = False
         self._in_hand = 0
         self._lost: Exception | None = None
         self._turn = 0
         self.done = 0
-        self.checkpointed_s = time.monotonic()
 
     @property
     def blocked(self) -> bool:
@@ -178,14 +169,10 @@ class Delivery:
     async def _forget(self) -> None:
         self._disown()
         self._turn += 1
-        if self._finishing is not None:
-            self._finishing.cancel()
-            await asyncio.gather(self._finishing, return_exceptions=True)
-            self._finishing = None
+        await self.checkpoints.give_up()
         self._queue.clear()
         self._upto.clear()
         self.read.clear()
-        self.committed.clear()
         for task in self._sent:
             task.cancel()
         self._sent.clear()
@@ -220,9 +207,9 @@ class Delivery:
                 return  # taken away again meanwhile
             self._ledger.begin(generation)
             self._turns.begin(starts)
-            self.standing.trust()
+            self.checkpoints.renew()
             self.ready = True
-            self._cut_at_s = self.checkpointed_s = time.monotonic()
+            self._cut_at_s = time.monotonic()
 
     def refused(self, letter: Outgoing) -> None:
         """The sink has set something aside; to be called in the event loop."""
@@ -259,7 +246,7 @@ class Delivery:
                 raise self._lost
             if not self._closing:
                 await self._step()
-        self._finished()
+        self.checkpoints.over()
 
     async def _step(self) -> None:
         """One micro-batch or tick, and a cut where it is due."""
@@ -327,64 +314,23 @@ class Delivery:
 
     async def _cut(self) -> None:
         """Begin a checkpoint, unless the one before is still on its way."""
-        if not self._finished():
+        if not self.checkpoints.over():
             return
         generation = self._ledger.generation
         states = await self._in_thread(self._stage.snapshot)
         if generation != self._ledger.generation:
             return  # the partitions were taken away meanwhile
-        cut = _Cut(generation, dict(self._upto), states, self._ticket, self._sent)
+        cut = Cut(generation, dict(self._upto), states, self._ticket, self._sent)
         self._sent, self._dirty = [], False
         self._cut_at_s = time.monotonic()
-        self._finishing = asyncio.ensure_future(self._finish(cut))
+        self.checkpoints.begin(cut)
 
     async def _checkpoint(self, generation: int) -> None:
         """Cut a checkpoint and wait for its end, whatever that is."""
-        if self._finishing is not None:
-            await asyncio.wait([self._finishing])
+        await self.checkpoints.settle()
         if generation == self._ledger.generation:
             await self._cut()
-        if self._finishing is not None:
-            await asyncio.wait([self._finishing])
-
-    async def _finish(self, cut: _Cut) -> None:
-        """Wait for the results, write the states, acknowledge."""
-        await self._outbox.confirmed(cut.ticket)
-        if cut.sent:
-            await asyncio.gather(*cut.sent)
-        if not await self._still_ours(cut):
-            return
-        first = [write for write in cut.states if write.first]
-        await asyncio.gather(*(self._outbox.write(write) for write in first))
-        if not await self._still_ours(cut):
-            return
-        await asyncio.gather(
-            *(self._outbox.write(write) for write in cut.states if not write.first)
-        )
-        if cut.generation != self._ledger.generation:
-            return
-        await self._outbox.tell([write.told for write in cut.states if write.told is not None])
-        released = self._ledger.release(cut.generation, cut.upto)
-        self.committed |= released
-        self._room.set()
-        if not await self._broker.commit(released):
-            self.standing.doubt()
-            return
-        self.checkpointed_s = time.monotonic()
-        self._metrics.checkpoints.inc()
-
-    async def _still_ours(self, cut: _Cut) -> bool:
-        if cut.generation != self._ledger.generation:
-            return False
-        if not self.standing.doubtful:
-            return True
-        if await self._broker.commit(self.committed | self._ledger.first()):
-            self.standing.trust()
-            return True
-        log.warning("lost our partitions while standing still: threw a checkpoint away")
-        # Its states are nowhere now, and no later checkpoint may release its messages.
-        self._disown()
-        return False
+        await self.checkpoints.settle()
 
     def _disown(self) -> None:
         """Nothing that we hold is ours any more."""
@@ -393,34 +339,13 @@ class Delivery:
         self._ledger.begin(-1)
         self._room.set()
 
-    def _finished(self) -> bool:
-        """Whether no checkpoint is on its way.
-
-        Raises:
-            Exception: what the last one has failed of; one that was given up has not failed.
-        """
-        if (finishing := self._finishing) is None:
-            return True
-        if not finishing.done():
-            return False
-        self._finishing = None
-        if not finishing.cancelled():
-            finishing.result()
-        return True
-
-    async def _settle(self) -> None:
-        """Wait for the checkpoint that is on its way; giving up waiting does not end it."""
-        if self._finishing is not None:
-            await asyncio.wait([self._finishing])
-        self._finished()
-
     async def _finish_all(self) -> None:
         """A last checkpoint of all that was processed."""
         async with self._busy:
-            await self._settle()
+            await self.checkpoints.settle()
             if self._dirty:
                 await self._cut()
-                await self._settle()
+                await self.checkpoints.settle()
 
     async def close(self, patience_s: float) -> bool:
         """End: process nothing more, checkpoint what was processed, within a time.

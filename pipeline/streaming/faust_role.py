@@ -367,11 +367,10 @@ class FaustRole:
         self._fetched = {p: offset for p, offset in fetched.items() if offset is not None}
         self._looked_s = time.monotonic()
         await self.delivery.go_on(self._ends)
+        acknowledged = self.delivery.checkpoints.committed
         for partition in self.assigned:
             end = self._ends.get(partition, 0)
-            behind = max(
-                0, end - self.delivery.committed.get(partition, self._position(partition, end))
-            )
+            behind = max(0, end - acknowledged.get(partition, self._position(partition, end)))
             self._metrics.lag.labels(partition.topic, str(partition.number)).set(behind)
             self.lags[partition] = behind
 

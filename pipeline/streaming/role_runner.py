@@ -81,7 +81,7 @@ class RoleRunner:
     def _checkpoint_age_s(self) -> float:
         if self._app is None or not self._app.delivery.held[0]:
             return 0.0
-        return time.monotonic() - self._app.delivery.checkpointed_s
+        return time.monotonic() - self._app.delivery.checkpoints.stored_s
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until `stopping`.
@@ -224,7 +224,7 @@ class RoleRunner:
         while not stopping.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), WATCH_S)
-            app.delivery.standing.beat()
+            app.delivery.checkpoints.standing.beat()
             self._check(app, processing, *dogs)
             now_s = time.monotonic()
             if now_s - looked_s >= 1.0:
