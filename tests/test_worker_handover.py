@@ -165,6 +165,34 @@ def test_a_worker_waits_for_kafka_and_goes_on_after_it_was_away(plant, broker):
 
 
 @pytest.mark.long
+def test_kafka_may_go_away_while_partitions_move(plant, broker):
+    stream = Stream(plant)
+    first, second = plant.start(), plant.start()
+    every = plant.partitions
+    wait_for(lambda: partitions(first) == partitions(second) == every // 2, "a fair share")
+    stream.send(20)
+    for moment_s in (0.0, 0.2, 0.4, 0.8):  # a hand-over takes about a second
+        stream.send(2)
+        first.process.send_signal(signal.SIGTERM)
+        time.sleep(moment_s)
+        broker.kill()
+        broker.start()
+        began_s = time.monotonic()
+        assert first.process.wait(30) == 0
+        wait_for(lambda: partitions(second) == every, "the partitions of the ended worker")  # noqa: B023
+        since(began_s, f"Kafka killed {moment_s} s after SIGTERM, back to all partitions")
+        first, second = second, plant.start()
+        wait_for(lambda: partitions(first) < every, "a rebalance", every_s=0.05)  # noqa: B023
+        time.sleep(moment_s)
+        broker.kill()
+        broker.start()
+        began_s = time.monotonic()
+        wait_for(lambda: partitions(first) == partitions(second) == every // 2, "a fair share")  # noqa: B023
+        since(began_s, f"Kafka killed {moment_s} s into a rebalance, back to a fair share")
+    stream.assert_arrived()
+
+
+@pytest.mark.long
 def test_influxdb_away_costs_no_result_no_memory_and_no_partition(plant, store):
     stream, cap = Stream(plant), 500
     store.stop()
