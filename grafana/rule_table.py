@@ -80,9 +80,13 @@ def _workers(what: str, since: str, by: str = "host, role", where: str = "") -> 
 
 
 def _grown(counter: str, since: str, by: str = "role") -> str:
-    """How far a counter has grown; the restart of a worker, from which it counts anew, is none."""
+    """How far a counter has grown; the restart of a worker, from which it counts anew, is none.
+
+    Args:
+        by: Tags of an alert; empty for one alert of all, which is also what a failing query makes.
+    """
     steps = _workers(f"non_negative_difference({counter})", since)
-    return f"SELECT sum(x) FROM ({steps}) GROUP BY {by}"
+    return f"SELECT sum(x) FROM ({steps})" + (f" GROUP BY {by}" if by else "")
 
 
 def _unknown(reason: str) -> str:
@@ -317,7 +321,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "InfluxWriteFail", "pipeline",
-        {"retries": _grown("sink_retries", "1m"), "refused": _grown("sink_refused", "5m")},
+        # Without tags it is the alert that the outage itself raises, so its end is told as one.
+        {"retries": _grown("sink_retries", "1m", ""), "refused": _grown("sink_refused", "5m", "")},
         "$retries > 0 || $refused > 0", "2m", "critical", "platform", "pipeline",
         "InfluxDB does not take what it is given, or does not answer",
         "In Kafka nothing is lost meanwhile, but boards stand still, and no other rule can fire.",

@@ -239,6 +239,12 @@ def test_a_rule_resolves_when_its_fault_is_over_and_not_because_data_are_gone(st
     assert any("RESOLVED at" in text and f"{RUNBOOKS}#{name.lower()}" in text for text in ends)
 
 
+def test_the_end_of_an_outage_of_the_store_is_told_as_one(story):
+    told = story.listener.messages("InfluxWriteFail", "resolved")
+    assert told
+    assert not [text for text, alert in told if is_gone(alert)]
+
+
 @pytest.mark.parametrize("name", MACHINE)
 def test_what_is_said_of_a_machine_names_asset_sensor_band_and_case(story, name):
     for status in ("firing", "resolved"):
