@@ -313,7 +313,7 @@ def rates(broker: Broker, arguments: argparse.Namespace) -> dict[str, float]:
     """Messages per second of every kind of reader, median of the rounds."""
     plans = [
         ("bench.fast", arguments.messages, ("aiokafka", "faust", "no-op")),
-        ("bench.slow", arguments.messages // 6, ("embedded", "nano")),
+        ("bench.slow", arguments.messages // 2, ("embedded", "nano")),
     ]
     found: dict[str, float] = {}
     for topic, messages, kinds in plans:
