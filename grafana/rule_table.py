@@ -82,8 +82,7 @@ def _workers(what: str, since: str, by: str = "host, role", where: str = "") -> 
 def _grown(counter: str, since: str, by: str = "role") -> str:
     """How far a counter has grown; the restart of a worker, from which it counts anew, is none.
 
-    Args:
-        by: Tags of an alert; empty for one alert of all, which is also what a failing query makes.
+    Without a tag it is one alert of all, the same that a failing query raises.
     """
     steps = _workers(f"non_negative_difference({counter})", since)
     return f"SELECT sum(x) FROM ({steps})" + (f" GROUP BY {by}" if by else "")
@@ -321,7 +320,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "InfluxWriteFail", "pipeline",
-        # Without tags it is the alert that the outage itself raises, so its end is told as one.
+        # One alert with that of the query that fails, so that the end of an outage is told as one.
         {"retries": _grown("sink_retries", "1m", ""), "refused": _grown("sink_refused", "5m", "")},
         "$retries > 0 || $refused > 0", "2m", "critical", "platform", "pipeline",
         "InfluxDB does not take what it is given, or does not answer",

@@ -192,6 +192,13 @@ def test_what_cannot_be_run_is_said_in_one_line(arguments, tmp_path):
     assert errors[0].startswith("error: ")
 
 
+def test_a_folder_of_recordings_that_is_not_there_is_told_before_anything_runs(tmp_path):
+    done = run("--data", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "nowhere" in done.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(tmp_path):
     (tmp_path / "file").write_text("in the way")
     done = run("untrained:nano", "--sets", "simulated", "--quick", "--out", tmp_path / "file")

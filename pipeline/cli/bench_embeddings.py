@@ -23,7 +23,7 @@ console = Console(stderr=True, highlight=False, emoji=False)
 EPILOG = (
     "Sets whose folder is missing in --data are left out by name. --out gets embeddings.csv, "
     "embeddings.json and embeddings.svg. Exit codes: 0 done, 1 could not be done, 2 wrong usage "
-    "(unknown model, set or distance), 130 interrupted."
+    "(unknown model, set, distance or folder), 130 interrupted."
 )
 
 
@@ -33,7 +33,10 @@ def bench_embeddings(
         typer.Argument(help="Shipped names, checkpoint files or untrained:NAME; default nano."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder with cwru_12k, gearbox_gfd, esc10, femto_*.")
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Folder with cwru_12k, gearbox_gfd, esc10, femto_*."
+        ),
     ] = None,
     sets: Annotated[str, typer.Option(help="Names with commas between; default all.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Draws of noise, gain and machines.")] = 3,
