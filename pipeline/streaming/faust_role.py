@@ -28,7 +28,7 @@ from yarl import URL
 
 from connectors.kafka_access import Access
 from pipeline.service_settings import Kafka, WorkerSettings
-from pipeline.services.topics import STATE_BYTES, Role, group_of
+from pipeline.services.topics import MESSAGE_BYTES, STATE_BYTES, Role, group_of
 from pipeline.streaming.delivery import Delivery
 from pipeline.streaming.faust_transport import transport_of
 from pipeline.streaming.metrics import Metrics
@@ -93,6 +93,8 @@ def make_app(
         table_standby_replicas=0,
         producer_acks=-1,
         producer_max_request_size=STATE_BYTES,
+        # With the 16 kB of Faust each state of a checkpoint took a request of its own.
+        producer_max_batch_size=MESSAGE_BYTES // 2,
         agent_supervisor="mode.CrashingSupervisor",
     )
     app.transport = transport_of(app, brokers)
