@@ -124,7 +124,7 @@ def test_a_child_logger_of_a_client_is_quiet_on_the_real_handler(heard):
 def test_a_record_is_one_unwrapped_line_in_utc(heard):
     logging.getLogger("pipeline.streaming.worker").info("assigned [bold]%s[/bold] %s", 3, "x" * 100)
     (line,) = heard()
-    shape = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO pipeline\.worker: "
+    shape = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO pipeline\.streaming\.worker: "
     assert re.fullmatch(shape + r"assigned \[bold\]3\[/bold\] x{100}", line)
 
 
