@@ -167,8 +167,7 @@ def test_a_worker_waits_for_kafka_and_goes_on_after_it_was_away(plant, broker):
 @pytest.mark.long
 def test_kafka_may_go_away_while_partitions_move(plant, broker):
     stream = Stream(plant)
-    first, second = plant.start(), plant.start()
-    every = plant.partitions
+    first, second, every = plant.start(), plant.start(), plant.partitions
     wait_for(lambda: partitions(first) == partitions(second) == every // 2, "a fair share")
     stream.send(20)
     for moment_s in (0.0, 0.2, 0.4, 0.8):  # a hand-over takes about a second

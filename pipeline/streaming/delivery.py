@@ -1,10 +1,10 @@
 """Messages in; results stored, state on the changelog, and only then acknowledgements out.
 
-One `Delivery` per role. Messages wait in the ledger; all that wait, up to a cost, are one
-micro-batch for the stage, which runs in one thread. A checkpoint is cut every few seconds: results
-up to the cut are confirmed by InfluxDB and Kafka, then the states are written, then the messages
-are acknowledged. While InfluxDB or Kafka cannot take results, checkpoints wait, the ledger fills,
-reading stops, and Kafka keeps what comes: nothing is dropped.
+One `Delivery` per role. Messages wait in the ledger; all that wait or come within a moment, up to a
+cost, are one micro-batch for the stage, which runs in one thread. A checkpoint is cut every few
+seconds: results up to the cut are confirmed by InfluxDB and Kafka, then the states are written,
+then the messages are acknowledged. While InfluxDB or Kafka cannot take results, checkpoints wait,
+the ledger fills, reading stops, and Kafka keeps what comes: nothing is dropped.
 """
 
 import asyncio
