@@ -39,12 +39,13 @@ import services  # noqa: E402
 from connectors.kafka_access import Access  # noqa: E402
 from connectors.kafka_producer import ChunkProducer  # noqa: E402
 from pipeline.assembly import build_monitor  # noqa: E402
-from pipeline.commands import load_engine  # noqa: E402
+from pipeline.encoders import load_engine  # noqa: E402
 from pipeline.fleet import Fleet  # noqa: E402
 from pipeline.messages import BandEdges, Samples, SensorChunk  # noqa: E402
 from pipeline.service_settings import Kafka, WorkerSettings  # noqa: E402
 from pipeline.services.topics import specs  # noqa: E402
 from pipeline.settings import load  # noqa: E402
+from pipeline.streaming.encoder_process import EncoderProcess  # noqa: E402
 from pipeline.streaming.faust_role import make_app  # noqa: E402
 from pipeline.streaming.worker import Worker  # noqa: E402
 from pipeline.wire import decode  # noqa: E402
@@ -144,7 +145,17 @@ async def read_faust(bootstrap: str, topic: str, messages: int) -> float:
 async def read_worker(encoder: str, messages: int) -> float:
     """The worker, until InfluxDB has all results; its settings come from the environment."""
     settings = load(worker={"role": "signals", "port": 0}, profile="accelerated")
-    worker = Worker(settings, Fleet(), NoEncoder() if encoder == "none" else load_engine(settings))
+    if encoder == "none":
+        return await _seconds(Worker(settings, Fleet(), NoEncoder()), messages)
+    process = EncoderProcess(settings)
+    try:
+        process.wait_ready()
+        return await _seconds(Worker(settings, Fleet(), process), messages)
+    finally:
+        process.close()
+
+
+async def _seconds(worker: Worker, messages: int) -> float:
     running = asyncio.ensure_future(worker.run())
     began = 0.0
     while True:

@@ -15,6 +15,10 @@ from pipeline.monitor import Embedding, Encoder, is_finite
 MOST_ALONE: Final = 3
 
 
+class EncoderGoneError(RuntimeError):
+    """There is no encoder any more: no window is to blame, and trying again is of no use."""
+
+
 class CarefulEncoder:
     """An encoder that survives a window.
 
@@ -52,6 +56,7 @@ class CarefulEncoder:
         """(N,) windows in, (K, D) each out, None for one that fails alone, too.
 
         Raises:
+            EncoderGoneError: where the encoder is.
             Exception: what the encoder raised, where no window of several gets through, or three
                 calls of one in a row fail; RuntimeError where it gave numbers that are not finite.
         """
@@ -79,6 +84,8 @@ class CarefulEncoder:
             return [], None
         try:
             found = self._encoder.embed(*(list(column) for column in zip(*windows, strict=True)))
+        except EncoderGoneError:
+            raise
         except Exception as error:  # noqa: BLE001  (whatever a model raises; the caller raises it)
             return [None] * len(windows), error
         return [e if e is not None and is_finite(e) else None for e in found], None

@@ -3,7 +3,6 @@
 The one place that knows both connectors and the pipeline; `pipeline.cli` only parses and prints.
 """
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from connectors.files import Description, ReadError, ReadOptions, describe, read
@@ -22,15 +20,13 @@ from connectors.files.write import write_recordings
 from connectors.influx import InfluxError
 from connectors.kafka_access import AccessError, KafkaTrouble
 from connectors.local import FILE_NAME, LocalStore, StoreError
-from echo_model.echo import Echo
-from echo_model.engine import EchoEngine
 from pipeline import __version__
 from pipeline.assembly import build_monitor
 from pipeline.cases import CaseBook
 from pipeline.embedded import EmbeddedRun, Progress, RestoreError
+from pipeline.encoders import ModelError, load_engine
 from pipeline.extent import Extent, extent_of
 from pipeline.fleet import Fleet, FleetError, load_fleet, parse_fleet
-from pipeline.memory import keep_memory
 from pipeline.messages import SensorChunk
 from pipeline.operator import OperatorError
 from pipeline.orders import BadOrder
@@ -46,8 +42,6 @@ from pipeline.simulation.record import SimulateError
 from pipeline.terminal import interruptible, meter
 
 LOCK_NAME = "echowatch.lock"
-# A checkpoint that does not fit lists hundreds of names; the first lines say it all.
-MAX_MODEL_ERROR = 400
 
 
 class RunError(ValueError):
@@ -56,30 +50,10 @@ class RunError(ValueError):
 
 USER_ERRORS = (
     ReadError, StoreError, FleetError, SettingsError, OperatorError, RunError, RestoreError,
-    ReplayError, SimulateError, AccessError, KafkaTrouble, InfluxError, LiveError, BadOrder,
-    SecretError, OSError, sqlite3.DatabaseError,
+    ReplayError, SimulateError, ModelError, AccessError, KafkaTrouble, InfluxError, LiveError,
+    BadOrder, SecretError, OSError, sqlite3.DatabaseError,
 )  # fmt: skip
 """Mistakes that a person can mend; anything else is one of ours and shows its traceback."""
-
-
-def load_engine(settings: Settings) -> EchoEngine:
-    """The encoder that the settings name.
-
-    Raises:
-        RunError: for an unknown name, a damaged or wrong file, or a device that is not there.
-    """
-    keep_memory()
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
-    try:
-        model = Echo.from_pretrained(settings.model, sha256=settings.model_sha256)
-    except (ValueError, OSError) as error:
-        # The first sentence says what is wrong; torch goes on with advice that nobody should take.
-        text = str(error).strip().splitlines()[0].split(". ")[0][:MAX_MODEL_ERROR]
-        raise RunError(f"model {settings.model!r}: {text}") from error
-    try:
-        return EchoEngine(model, device=settings.device, precision=settings.precision)
-    except ValueError as error:
-        raise RunError(str(error)) from error
 
 
 def run(

@@ -2,12 +2,15 @@
 
 `process` is one micro-batch: every sensor cuts its windows, all are measured and those worth it
 embedded together, then each is judged in stream order. How chunks are grouped into
-batches changes nothing but speed, nor does how sensors are shared out over monitors. Time is event
-time: a sensor is silent when the others of its group have moved on without it.
+batches changes nothing but speed, nor does how sensors are shared out over monitors. So whoever has
+a thread for the encoder may call the three steps apart, and measure a batch before the one before
+it is judged. Time is event time: a sensor is silent when the others of its group have moved on
+without it.
 """
 
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -66,6 +69,25 @@ class Encoder(Protocol):
         """Frequency range of each of the K bands."""
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A micro-batch that waits for its embeddings.
+
+    Attributes:
+        found: What its windows and events gave, in stream order.
+        events: Those of the streams.
+    """
+
+    found: list[Found]
+    events: tuple[StreamEvent, ...]
+
+    @property
+    def to_embed(self) -> list[Ready]:
+        """The windows that are worth it."""
+        ready = (done for _, done in self.found if isinstance(done, Ready))
+        return [window for window in ready if window.gain != 0.0]
+
+
 class Monitor:
     """All sensors of one worker or one embedded run.
 
@@ -96,18 +118,64 @@ class Monitor:
 
     def process(self, chunks: Iterable[SensorChunk]) -> Processed:
         """Take a micro-batch; the result does not depend on how chunks are batched."""
+        batch = self.measure(chunks)
+        return self.judge(batch, self.embed(batch))
+
+    def flush(self) -> Processed:
+        """End of the stream: what the windowers still hold."""
+        sensors = self._sensors.values()
+        batch = measured([(sensor, item) for sensor in sensors for item in sensor.flush()])
+        return self.judge(batch, self.embed(batch))
+
+    def measure(self, chunks: Iterable[SensorChunk]) -> Measured:
+        """First step: cut windows, measure them, decide which are worth an embedding."""
         items: list[Item] = []
         for chunk in chunks:
             sensor = self.sensor(chunk.sensor_id)
             given = sensor.cut(chunk)
             items.append((sensor, sensor.newest_ns))
             items.extend((sensor, item) for item in given)
-        return self._judge(items)
+        return measured(items)
 
-    def flush(self) -> Processed:
-        """End of the stream: what the windowers still hold."""
-        sensors = self._sensors.values()
-        return self._judge([(sensor, item) for sensor in sensors for item in sensor.flush()])
+    def embed(self, batch: Measured) -> Sequence[Embedding | None]:
+        """Second step: ask the encoder; touches no sensor, so another thread may do it."""
+        wanted = batch.to_embed
+        if not wanted:
+            return []
+        return self._encoder.embed(
+            [ready.window.samples for ready in wanted],
+            [ready.window.sample_rate_hz for ready in wanted],
+            [ready.gain for ready in wanted],
+        )
+
+    def judge(self, batch: Measured, embedded: Sequence[Embedding | None]) -> Processed:
+        """Third step: learn, score and move alarms, batches in the order of their measuring."""
+        embeddings = iter(embedded)
+        results: list[WindowResult] = []
+        spectra: list[Spectrum] = []
+        for sensor, done in batch.found:
+            watch = self._watch(sensor.sensor_id)
+            if isinstance(done, int):
+                sensor.arrive(done, watch.now_ns)
+                continue
+            health = done.health if isinstance(done, Ready) else done
+            watch.hear(sensor.sensor_id, health.window_end_ns)
+            results += self._silences(watch, but=sensor.sensor_id)
+            # Of this sensor its own stream tells, be it that the plant has not noticed yet.
+            if 0 < sensor.deadline_ns < health.window_end_ns:
+                results.append(sensor.silence())
+            if isinstance(done, Ready):
+                embedding = next(embeddings) if done.gain != 0.0 else None
+                if embedding is not None and not is_finite(embedding):
+                    embedding = None
+                edges = self._band_edges(done.window.sample_rate_hz)
+                judged = sensor.judge(done, embedding, edges)
+                results.append(judged.result)
+                spectra.extend(judged.spectra)
+            else:
+                results.append(sensor.unusable(done))
+            watch.expect(sensor.sensor_id, sensor.overdue_ns)
+        return Processed(tuple(results), batch.events, tuple(spectra))
 
     def tick(self, group: Hashable, now_ns: int) -> Processed:
         """Let a clock outside move the time of a group, as a window of another sensor would.
@@ -180,46 +248,6 @@ class Monitor:
             self._watches.setdefault(group, SilenceWatch())
         return self._watches[self._groups[sensor_id]]
 
-    def _judge(self, items: list[Item]) -> Processed:
-        found = measured(items)
-        embeddings = iter(self._embed([done for _, done in found if isinstance(done, Ready)]))
-        results: list[WindowResult] = []
-        spectra: list[Spectrum] = []
-        for sensor, done in found:
-            watch = self._watch(sensor.sensor_id)
-            if isinstance(done, int):
-                sensor.arrive(done, watch.now_ns)
-                continue
-            health = done.health if isinstance(done, Ready) else done
-            watch.hear(sensor.sensor_id, health.window_end_ns)
-            results += self._silences(watch, but=sensor.sensor_id)
-            # Of this sensor its own stream tells, be it that the plant has not noticed yet.
-            if 0 < sensor.deadline_ns < health.window_end_ns:
-                results.append(sensor.silence())
-            if isinstance(done, Ready):
-                embedding = next(embeddings) if done.gain != 0.0 else None
-                if embedding is not None and not is_finite(embedding):
-                    embedding = None
-                edges = self._band_edges(done.window.sample_rate_hz)
-                judged = sensor.judge(done, embedding, edges)
-                results.append(judged.result)
-                spectra.extend(judged.spectra)
-            else:
-                results.append(sensor.unusable(done))
-            watch.expect(sensor.sensor_id, sensor.overdue_ns)
-        events = tuple(item for _, item in items if isinstance(item, StreamEvent))
-        return Processed(tuple(results), events, tuple(spectra))
-
-    def _embed(self, found: list[Ready]) -> Sequence[Embedding | None]:
-        wanted = [ready for ready in found if ready.gain != 0.0]
-        if not wanted:
-            return []
-        return self._encoder.embed(
-            [ready.window.samples for ready in wanted],
-            [ready.window.sample_rate_hz for ready in wanted],
-            [ready.gain for ready in wanted],
-        )
-
     def _band_edges(self, sample_rate_hz: float) -> BandEdges:
         if sample_rate_hz not in self._edges:
             if len(self._edges) >= RATES_CACHED:  # a gateway may send the rate that it measures
@@ -274,14 +302,14 @@ def is_finite(embedding: Embedding) -> bool:
     return math.isfinite(np.dot(flat, flat))
 
 
-def measured(items: Sequence[Item]) -> list[Found]:
+def measured(items: Sequence[Item]) -> Measured:
     """Health, indicators and gain of every window, all measured together.
+
+    Found is what each window gave, and the health of sensors whose events say that they hardly
+    give any.
 
     Args:
         items: What the chunks of any sensors gave, each sensor's in their order.
-
-    Returns:
-        What each window gave, and the health of sensors whose events say that they hardly give any.
     """
     windows = [item for _, item in items if isinstance(item, Window)]
     shapes, features = iter(shapes_of(windows)), iter(features_of(windows))
@@ -293,4 +321,4 @@ def measured(items: Sequence[Item]) -> list[Found]:
             found.append((sensor, item))
         elif (health := sensor.hear(item)) is not None:
             found.append((sensor, health))
-    return found
+    return Measured(found, tuple(item for _, item in items if isinstance(item, StreamEvent)))

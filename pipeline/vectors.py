@@ -10,7 +10,8 @@ from connectors.embeddings import EmbeddingsFile
 from connectors.files import ReadOptions, describe, read
 from echo_model.engine import EchoEngine
 from pipeline.assembly import build_sensor
-from pipeline.commands import chosen_settings, load_engine, recorded_extent
+from pipeline.commands import chosen_settings, recorded_extent
+from pipeline.encoders import load_engine
 from pipeline.fleet import Fleet
 from pipeline.messages import SensorChunk
 from pipeline.monitor import Item, measured
@@ -46,7 +47,7 @@ def embed(
         meter(console, extent.first_ns, extent.length_s) as show,
     ):
         for batch in _batches(_items(chunks, settings, engine)):
-            found = [ready for _, ready in measured(batch) if isinstance(ready, Ready)]
+            found = [ready for _, ready in measured(batch).found if isinstance(ready, Ready)]
             good = [ready for ready in found if ready.gain != 0.0]
             windows = [ready.window for ready in good]
             vectors = engine.embed(

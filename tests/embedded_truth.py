@@ -6,7 +6,7 @@ import torch
 
 from pipeline.assembly import build_monitor
 from pipeline.cases import CaseBook
-from pipeline.commands import load_engine
+from pipeline.encoders import load_engine
 from pipeline.fleet import Fleet
 
 BATCH = 64

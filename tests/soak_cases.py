@@ -22,7 +22,7 @@ from connectors.kafka_producer import ChunkProducer
 from connectors.kafka_records import partition_of
 from pipeline.assembly import build_sensor
 from pipeline.cases import CaseBook
-from pipeline.commands import load_engine
+from pipeline.encoders import load_engine
 from pipeline.fleet import parse_fleet
 from pipeline.messages import Processed
 from pipeline.monitor import Monitor

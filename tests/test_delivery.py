@@ -1,20 +1,23 @@
 """Checkpoints hold what was told, and nothing else."""
 
 import asyncio
+import json
 import threading
 from dataclasses import replace
 
 from pipeline.messages import Point
 from pipeline.streaming.delivery import Delivery
 from pipeline.streaming.metrics import Metrics
-from pipeline.streaming.stage import Outcome, Outgoing, Partition, Received, StateWrite
+from pipeline.streaming.stage import Begun, Outcome, Outgoing, Partition, Received, StateWrite
 
 SIGNALS = Partition("signals", 0)
 GENERATION = 7
 
 
 class Hearing:
-    """A stage whose state is the list of offsets it has heard; it tells of each."""
+    """A stage whose state is the list of offsets it has heard; it tells of each at the end."""
+
+    alone = False
 
     def __init__(self, fails_on=None, waits=None):
         self._fails_on, self._waits = fails_on, waits
@@ -24,13 +27,16 @@ class Hearing:
     def assign(self, states, ends):  # noqa: ARG002  (a protocol)
         self._heard = []
 
-    def take(self, batch):
+    def begin(self, batch):
         self._heard += [message.offset for message in batch]
         self.began.set()
         if self._waits is not None:
             assert self._waits.wait(10)
         if self._fails_on in self._heard:
             raise KeyError("a mistake of ours")
+        return Begun(lambda: self.tell(batch), alone=self.alone)
+
+    def tell(self, batch):
         return Outcome(messages=[Outgoing("told", b"", b"%d" % m.offset) for m in batch])
 
     def tick(self, elapsed_ns):  # noqa: ARG002  (a protocol)
@@ -78,15 +84,15 @@ class Log:
         return True
 
 
-async def begun(stage, log, store=None, metrics=None):
-    """A running delivery without checkpoints but the last."""
+async def begun(stage, log, store=None, metrics=None, checkpoint_s=1000.0):
+    """A running delivery, by default without checkpoints but the last."""
     delivery = Delivery(
         stage,
         store or Stored(),
         log,
         state_topic="state",
         metrics=metrics or Metrics("signals"),
-        checkpoint_s=1000.0,
+        checkpoint_s=checkpoint_s,
         trust_s=1000.0,
         max_bytes=1e6,
         max_messages=100,
@@ -107,6 +113,57 @@ async def settled(condition):
             await asyncio.sleep(0.001)
 
 
+def test_while_more_waits_the_next_batch_begins_before_one_is_finished():
+    class Noting(Hearing):
+        def __init__(self):
+            super().__init__()
+            self.noted = []
+
+        def begin(self, batch):
+            self.noted.append(f"begin {batch[0].offset}")
+            return super().begin(batch)
+
+        def tell(self, batch):
+            self.noted.append(f"end {batch[0].offset}")
+            return super().tell(batch)
+
+    async def story(stage):
+        delivery, _ = await begun(stage, Log())
+        await admit(delivery, 1, 2, 3)
+        await settled(lambda: delivery.done == 3)
+        await delivery.close(5.0)
+        return stage.noted
+
+    told = ["begin 1", "begin 2", "end 1", "begin 3", "end 2", "end 3"]
+    assert asyncio.run(story(Noting())) == told
+    lonely = Noting()
+    lonely.alone = True
+    apart = ["begin 1", "end 1", "begin 2", "end 2", "begin 3", "end 3"]
+    assert asyncio.run(story(lonely)) == apart
+
+
+def test_a_checkpoint_holds_whole_batches_though_the_next_one_has_begun():
+    async def story():
+        log = Log()
+        delivery, _ = await begun(Hearing(), log, checkpoint_s=1e-6)
+        await admit(delivery, *range(1, 9))
+        await settled(lambda: log.commits and log.commits[-1] == {SIGNALS: 9})
+        await delivery.close(5.0)
+        return log
+
+    log = asyncio.run(story())
+    assert len(log.commits) > 1
+    told = []
+    stored = []
+    for topic, value in log.sent:
+        if topic == "told":
+            told.append(int(value))
+        else:
+            stored.append((json.loads(value), list(told)))
+    assert [{SIGNALS: heard[-1] + 1} for heard, _ in stored] == log.commits
+    assert all(heard == said for heard, said in stored)
+
+
 def test_a_batch_counts_as_stored_when_the_sink_has_it_and_no_sooner():
     class Slow(Stored):
         given = 0
@@ -116,9 +173,9 @@ def test_a_batch_counts_as_stored_when_the_sink_has_it_and_no_sooner():
             return self.given
 
     class Telling(Hearing):
-        def take(self, batch):
+        def tell(self, batch):
             point = Point("m", (), {"x": 1.0}, 1)
-            return replace(super().take(batch), points=[point])
+            return replace(super().tell(batch), points=[point])
 
     async def story():
         store, metrics = Slow(), Metrics("signals")

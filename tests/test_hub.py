@@ -15,7 +15,7 @@ from echo_model import checkpoints, hub
 from echo_model.checkpoints import CONFIGS
 from echo_model.echo import Echo
 from hub_server import COMMIT, serving
-from pipeline.commands import RunError, load_engine
+from pipeline.encoders import ModelError, load_engine
 from pipeline.settings import load
 
 TINY, SMALL = "yucongzh/echo-tiny-0828", "yucongzh/ECHO"
@@ -155,5 +155,5 @@ def test_a_local_file_of_a_published_checkpoint_needs_no_hub(tmp_path):
     engine = load_engine(load({}, model=str(tmp_path / "ECHO-tiny.pth")))
     assert engine.trained
     assert engine.model_id.startswith("echo-tiny-")
-    with pytest.raises(RunError, match="got 'yucongzh/echo-tniy'"):
+    with pytest.raises(ModelError, match="got 'yucongzh/echo-tniy'"):
         load_engine(load({}, model="yucongzh/echo-tniy"))

@@ -9,7 +9,7 @@ from echo_model.engine import EchoEngine
 from monitor_cases import SETTINGS, capture, drive, noise
 from pipeline.assembly import build_monitor
 from pipeline.fleet import Fleet, parse_fleet
-from pipeline.messages import NS_PER_S
+from pipeline.messages import NS_PER_S, Processed
 from pipeline.monitor import RATES_CACHED
 from pipeline.simulation import simulate
 from pipeline.state import pack, unpack
@@ -50,6 +50,40 @@ def test_batch_size_changes_nothing(engine, plant, size):
     assert len(found) == len(expected) > 400
     assert all(close(a, b) for a, b in zip(found, expected, strict=True))
     assert any(window.transitions for window in found)
+
+
+class MeasuringAhead:
+    """A monitor that judges each batch only after the next one is measured."""
+
+    def __init__(self, monitor):
+        self._monitor = monitor
+        self._waiting = None
+
+    def process(self, chunks):
+        before, self._waiting = self._waiting, self._monitor.measure(chunks)
+        return self._finish(before)
+
+    def flush(self):
+        last = self._finish(self._waiting)
+        rest = self._monitor.flush()
+        return Processed(
+            last.windows + rest.windows, last.events + rest.events, last.spectra + rest.spectra
+        )
+
+    def _finish(self, batch):
+        if batch is None:
+            return Processed((), (), ())
+        return self._monitor.judge(batch, self._monitor.embed(batch))
+
+
+@pytest.mark.parametrize("size", [1, 7, 500])
+def test_a_batch_may_be_measured_before_the_one_before_is_judged(engine, plant, size):
+    fleet = parse_fleet(plant.fleet_yaml, "fleet.yaml")
+    expected, _ = drive(build_monitor(SETTINGS, fleet, engine), plant.chunks(), 64)
+    ahead = MeasuringAhead(build_monitor(SETTINGS, fleet, engine))
+    found, _ = drive(ahead, plant.chunks(), size)
+    assert len(found) == len(expected) > 400
+    assert all(close(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_restored_monitor_goes_on_as_if_nothing_had_happened(engine, plant):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.alarm_messages import transition_from_json
-from pipeline.commands import load_engine
+from pipeline.encoders import load_engine
 from pipeline.fleet import Fleet
 from pipeline.messages import Flags, SensorChunk
 from pipeline.orders import ORDER_ID, new_order, order_to_json
@@ -78,8 +78,8 @@ def promised(write):
 
 def test_an_order_is_told_only_with_the_record_that_includes_it(stage):
     first = stage(Changelog())
-    first.take(CAPTURES)
-    outcome = first.take([shelving(0)])
+    first.begin(CAPTURES).finish()
+    outcome = first.begin([shelving(0)]).finish()
     assert outcome.barrier
     assert not transitions(outcome)
     assert not outcome.points
@@ -95,13 +95,13 @@ def test_an_order_is_told_only_with_the_record_that_includes_it(stage):
 
 def test_who_restores_a_record_tells_what_it_promised_in_the_same_words(stage):
     first, states = stage(Changelog()), Changelog()
-    first.take(CAPTURES)
-    first.take([shelving(0)])
+    first.begin(CAPTURES).finish()
+    first.begin([shelving(0)]).finish()
     writes = first.snapshot()
     states.store(writes)
     second = stage(states)
     # Signals come before the order this time: obeyed again it would act at another time.
-    again = second.take([capture(len(CAPTURES)), shelving(0)])
+    again = second.begin([capture(len(CAPTURES)), shelving(0)]).finish()
     assert not again.barrier
     assert [t for t in transitions(again) if t.by] == transitions(writes[-1].told)
     assert transitions(writes[-1].told)
@@ -111,25 +111,25 @@ def test_who_restores_a_record_tells_what_it_promised_in_the_same_words(stage):
     (*_, write) = second.snapshot()
     assert not promised(write)
     states.store([write])
-    assert not transitions(stage(states).take([shelving(0)]))
+    assert not transitions(stage(states).begin([shelving(0)]).finish())
 
 
 def test_what_was_not_kept_is_obeyed_by_the_next_worker(stage):
     first, states = stage(Changelog()), Changelog()
-    first.take(CAPTURES)
+    first.begin(CAPTURES).finish()
     states.store(first.snapshot())
-    first.take([shelving(0)])  # dies before its snapshot is stored
+    first.begin([shelving(0)]).finish()  # dies before its snapshot is stored
     second = stage(states)
-    assert second.take([shelving(0)]).barrier
+    assert second.begin([shelving(0)]).finish().barrier
     assert [t.action for t in transitions(second.snapshot()[-1].told)] == ["shelve"]
 
 
 def test_a_note_for_a_sensor_that_is_not_in_memory_keeps_its_state(stage):
     first, states = stage(Changelog()), Changelog()
-    first.take(CAPTURES)
+    first.begin(CAPTURES).finish()
     states.store(first.snapshot())
     second = stage(states)
-    second.take([shelving(0, "maintenance")])
+    second.begin([shelving(0, "maintenance")]).finish()
     (*_, write) = second.snapshot()
     assert not transitions(write.told)
     assert write.value.partition(b"\n")[2] == states[write.key].partition(b"\n")[2]
@@ -144,8 +144,8 @@ def test_a_note_for_a_sensor_that_is_not_in_memory_keeps_its_state(stage):
 )
 def test_a_refused_order_is_a_dead_letter_with_its_place(stage, order, reason, said):
     first = stage(Changelog())
-    first.take(CAPTURES)
-    (letter,) = first.take([order]).messages
+    first.begin(CAPTURES).finish()
+    (letter,) = first.begin([order]).finish().messages
     assert letter.headers["reason"] == reason.encode()
     assert said in letter.headers["detail"].decode()
     place = (letter.headers["source_topic"], letter.headers["source_offset"])
@@ -156,16 +156,16 @@ def test_a_sensor_without_a_result_takes_no_order_but_notes(stage):
     first = stage(Changelog())
     part = np.zeros(100, np.float32)
     chunk = SensorChunk(PUMP, 8000.0, NOW_NS, part)
-    first.take([Received(HEARD, 0, b"", encode(chunk), {})])
-    (letter,) = first.take([shelving(0)]).messages
+    first.begin([Received(HEARD, 0, b"", encode(chunk), {})]).finish()
+    (letter,) = first.begin([shelving(0)]).finish().messages
     assert letter.headers["reason"] == b"order_refused"
-    assert not first.take([shelving(1, "maintenance")]).messages
+    assert not first.begin([shelving(1, "maintenance")]).finish().messages
 
 
 def test_a_promise_comes_back_as_it_was_made(stage):
     first = stage(Changelog())
-    first.take(CAPTURES)
-    first.take([shelving(0)])
+    first.begin(CAPTURES).finish()
+    first.begin([shelving(0)]).finish()
     record = promised(first.snapshot()[-1])[0]
     assert to_record(from_record(record)) == record
 
@@ -173,8 +173,10 @@ def test_a_promise_comes_back_as_it_was_made(stage):
 class Promising(Hearing):
     """Every message is a barrier, told of only once its state is stored."""
 
-    def take(self, batch):
-        return Outcome(super().take(batch).points, barrier=True)
+    alone = True
+
+    def tell(self, batch):
+        return Outcome(super().tell(batch).points, barrier=True)
 
     def snapshot(self):
         told = Outcome(messages=[Outgoing("told", b"", repr(self._heard).encode())])

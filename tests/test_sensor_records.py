@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.commands import load_engine
+from pipeline.encoders import load_engine
 from pipeline.fleet import Fleet
 from pipeline.records import key_of, read_header
 from pipeline.streaming.metrics import Metrics
@@ -22,7 +22,7 @@ def taken(engine, states, ends, batch, fleet=None):
     """What a worker that takes over tells of a batch; its state is kept."""
     stage = SignalStage(SETTINGS, fleet or Fleet(), engine, metrics=Metrics("signals"))
     stage.assign(states, ends)
-    outcome = stage.take(batch)
+    outcome = stage.begin(batch).finish()
     states.store(stage.snapshot())
     return outcome
 

@@ -18,7 +18,7 @@ from echo_model.pretrain.credits import credits_of
 from echo_model.pretrain.export import write_results
 from echo_model.pretrain.ship import ship
 from echo_model.pretrain.trainer import Trainer
-from pipeline.commands import load_engine
+from pipeline.encoders import load_engine
 from pipeline.settings import load
 from pretrain_cases import RECORDED, recipe, recordings
 

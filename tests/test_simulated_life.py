@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.assembly import build_monitor
-from pipeline.commands import load_engine
+from pipeline.encoders import load_engine
 from pipeline.fleet import parse_fleet
 from pipeline.messages import NS_PER_S
 from pipeline.settings import load

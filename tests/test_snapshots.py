@@ -273,7 +273,7 @@ def lived(stage, messages, size=7):
     return [
         one
         for i in range(0, len(messages), size)
-        for one in snapshots(stage.take(messages[i : i + size]))
+        for one in snapshots(stage.begin(messages[i : i + size]).finish())
     ]
 
 

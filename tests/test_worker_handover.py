@@ -282,20 +282,14 @@ def test_a_worker_that_waits_for_its_group_ends_when_told_to(plant):
 
 
 STUCK = """
-import asyncio, sys, time
-from pipeline import commands
+import sys, time
+from pipeline.streaming.encoder_process import EncoderProcess
 
-class Stuck:
-    def __init__(self, encoder):
-        self._encoder = encoder
-    def __getattr__(self, name):
-        return getattr(self._encoder, name)
-    def embed(self, *arguments):
-        while True:
-            time.sleep(3600)
+def embed(*arguments):
+    while True:
+        time.sleep(3600)
 
-made = commands.load_engine
-commands.load_engine = lambda settings: Stuck(made(settings))
+EncoderProcess.embed = embed
 from pipeline.cli import main
 main(sys.argv[1:])
 """

@@ -12,7 +12,7 @@ from kafka import KafkaProducer
 
 from connectors.kafka_records import partition_of
 from embedded_truth import truth
-from pipeline.commands import load_engine
+from pipeline.encoders import load_engine
 from pipeline.fleet import Fleet, parse_fleet
 from pipeline.records import Header, key_of, write_record
 from pipeline.services.topics import state_topic
@@ -339,7 +339,7 @@ def test_a_window_that_the_encoder_cannot_take_is_tried_alone_once_and_told():
         Received(Partition("sensors.signals", 0), offset, b"", encode(chunk), {})
         for offset, chunk in enumerate(chunks)
     ]
-    outcomes = [stage.take(received[i : i + 40]) for i in range(0, len(received), 40)]
+    outcomes = [stage.begin(received[i : i + 40]).finish() for i in range(0, len(received), 40)]
     expected = truth(chunks, settings)[0]
     assert sum(outcome.windows for outcome in outcomes) == len(expected)
     letters = [m for o in outcomes for m in o.messages if m.headers.get("reason")]

@@ -5,12 +5,17 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from pipeline.cli.options import Role
+
+if TYPE_CHECKING:
+    from pipeline.fleet import Fleet
+    from pipeline.settings import Settings
+    from pipeline.streaming.encoder_process import EncoderProcess
 
 console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
@@ -46,13 +51,10 @@ def worker(
 
     Kill it, freeze it, start another one: no window is lost and none counts twice.
     """
-    from pipeline.commands import RunError, load_engine
     from pipeline.fleet import Fleet, load_fleet
     from pipeline.settings import load
     from pipeline.streaming import quiet_logs
-    from pipeline.streaming.endpoints import EndpointError
-    from pipeline.streaming.role_runner import WorkerFailure
-    from pipeline.streaming.worker import Worker
+    from pipeline.streaming.encoder_process import EncoderProcess
 
     given = {"role": None if role is None else role.value, "fleet": fleet, "port": port}
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -60,16 +62,32 @@ def worker(
     secrets = [settings.kafka.password_text() or "", settings.influx.token_text() or ""]
     quiet_logs.configure("DEBUG" if verbose else "INFO", console, secrets=secrets)
     plant = Fleet() if settings.worker.fleet is None else load_fleet(settings.worker.fleet)
-    encoder = None if settings.worker.role == "cases" else load_engine(settings)
+    encoder = None if settings.worker.role == "cases" else EncoderProcess(settings)
+    _work(settings, plant, encoder)
 
-    async def work() -> None:
-        await Worker(settings, plant, encoder).run()
+
+def _work(settings: "Settings", plant: "Fleet", encoder: "EncoderProcess | None") -> None:
+    """Work until a signal ends it; the encoder loads while this process makes itself ready.
+
+    Raises:
+        RunError: where the worker cannot go on.
+    """
+    from pipeline.streaming.endpoints import EndpointError
+    from pipeline.streaming.role_runner import WorkerFailure
+    from pipeline.streaming.worker import Worker
 
     try:
-        asyncio.run(work())
+        if encoder is not None:
+            encoder.wait_ready()
+        asyncio.run(Worker(settings, plant, encoder).run())
     except (WorkerFailure, EndpointError) as error:
+        from pipeline.commands import RunError
+
         _leave_the_stuck(error)
         raise RunError(str(error)) from error
+    finally:
+        if encoder is not None:
+            encoder.close()
     _leave_the_stuck(None)
 
 

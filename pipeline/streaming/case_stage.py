@@ -23,6 +23,7 @@ from pipeline.settings import Settings
 from pipeline.state import pack, unpack
 from pipeline.streaming.metrics import Metrics
 from pipeline.streaming.stage import (
+    Begun,
     Outcome,
     Outgoing,
     Partition,
@@ -75,8 +76,11 @@ class CaseStage:
             self._headers[asset] = header
             self._homes[asset] = number
 
-    def take(self, batch: Sequence[Received]) -> Outcome:
-        """Process messages, each partition's in its order."""
+    def begin(self, batch: Sequence[Received]) -> Begun:
+        """Begin with messages, each partition's in its order; all is done at the end."""
+        return Begun(lambda: self._take(batch), alone=True)
+
+    def _take(self, batch: Sequence[Received]) -> Outcome:
         messages: list[Outgoing] = []
         changed: dict[str, Case] = {}
         for message in batch:

@@ -12,24 +12,16 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Any
 
 from pipeline.streaming.checkpoints import Checkpoints, Cut
 from pipeline.streaming.ledger import Ledger
 from pipeline.streaming.metrics import Metrics
 from pipeline.streaming.outbox import Broker, Outbox, Sink
-from pipeline.streaming.stage import (
-    Outcome,
-    Outgoing,
-    Partition,
-    Received,
-    Stage,
-    States,
-)
+from pipeline.streaming.stage import Outgoing, Partition, Received, Stage, States
+from pipeline.streaming.stage_thread import Done, StageThread
 from pipeline.streaming.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -75,7 +67,7 @@ class Delivery:
         max_messages: int,
         cost: Callable[[Received], float],
     ) -> None:
-        self._stage = stage
+        self._stage = StageThread(stage, sink)
         self._sink = sink
         self._broker = broker
         self._metrics = metrics
@@ -83,7 +75,6 @@ class Delivery:
         self._cost = cost
         self._max_bytes = max_bytes
         self._ledger = Ledger(max_bytes=max_bytes, max_messages=max_messages)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stage")
         self._queue: deque[Received] = deque()
         self._busy = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -108,7 +99,6 @@ class Delivery:
         self._dirty = False
         self.ready = False
         self._closing = False
-        self._in_hand = 0
         self._lost: Exception | None = None
         self._turn = 0
         self.done = 0
@@ -121,7 +111,7 @@ class Delivery:
     @property
     def waiting(self) -> int:
         """Messages read and not processed; those in the stage's hands are among them."""
-        return len(self._queue) + self._in_hand
+        return len(self._queue) + self._stage.messages
 
     @property
     def held(self) -> tuple[int, int]:
@@ -173,6 +163,7 @@ class Delivery:
     async def _forget(self) -> None:
         self._disown()
         self._turn += 1
+        self._stage.forget()
         await self.checkpoints.give_up()
         self._queue.clear()
         self._upto.clear()
@@ -202,7 +193,7 @@ class Delivery:
             await self._forget()
             turn = self._turn
             try:
-                await self._in_thread(self._stage.assign, states, ends)
+                await self._stage.assign(states, ends)
             except Exception as error:  # noqa: BLE001  (`run` raises it: this is called by Faust)
                 self._lost = error
                 self._wake.set()
@@ -259,19 +250,18 @@ class Delivery:
         if not self.ready:
             return
         generation = self._ledger.generation
-        outcome = Outcome()
+        done: list[Done] = []
         if batch := self._drain():
-            self._in_hand = len(batch)
-            outcome = await self._in_thread(self._do, self._stage.take, batch)
-            self._in_hand = 0
+            done = await self._stage.take(batch, more=bool(self._queue))
         elif self._broker.caught_up():
-            outcome = await self._in_thread(self._do, self._stage.tick, TICK_NS)
+            done = [await self._stage.tick(TICK_NS)]
         if generation != self._ledger.generation:
             return  # the partitions were taken away meanwhile; their new owner does it again
-        self._hand_over(batch, outcome)
+        for part in done:
+            self._hand_over(part)
         if self._queue:
             self._wake.set()
-        if outcome.barrier:
+        if any(part.outcome.barrier for part in done):
             await self._checkpoint(generation)
         elif self._dirty and (self.blocked or self._due):
             await self._cut()
@@ -279,13 +269,6 @@ class Delivery:
     @property
     def _due(self) -> bool:
         return time.monotonic() - self._cut_at_s >= self._checkpoint_s
-
-    def _do(self, work: Callable[[Any], Outcome], given: Any) -> Outcome:
-        """Points are formatted in the stage's thread, not in the event loop."""
-        outcome = work(given)
-        if outcome.points:
-            self._ticket = self._sink.put(outcome.points)
-        return outcome
 
     def _fills_a_batch(self) -> bool:
         costs = itertools.accumulate(self._cost(message) for message in self._queue)
@@ -299,7 +282,8 @@ class Delivery:
             cost += self._cost(batch[-1])
         return batch
 
-    def _hand_over(self, batch: Sequence[Received], outcome: Outcome) -> None:
+    def _hand_over(self, done: Done) -> None:
+        batch, outcome, self._ticket = done.batch, done.outcome, done.ticket
         self._sent += [
             asyncio.ensure_future(self._outbox.send(message)) for message in outcome.messages
         ]
@@ -308,10 +292,9 @@ class Delivery:
         if batch:
             self._unstored.append((self._ticket, batch[0].received_s))
             self._count_stored()
+            self._metrics.batch_messages.observe(len(batch))
         self.done += len(batch)
         self._dirty = self._dirty or bool(batch) or bool(outcome.points)
-        if batch:
-            self._metrics.batch_messages.observe(len(batch))
         if outcome.newest_ns:
             late_s = time.time() - outcome.newest_ns * 1e-9
             self._metrics.sample_to_score_s.observe(late_s)
@@ -327,13 +310,21 @@ class Delivery:
         if not self.checkpoints.over():
             return
         generation = self._ledger.generation
-        states = await self._in_thread(self._stage.snapshot)
+        await self._finish_begun()
+        states = await self._stage.snapshot()
         if generation != self._ledger.generation:
             return  # the partitions were taken away meanwhile
         cut = Cut(generation, dict(self._upto), states, self._ticket, self._sent)
         self._sent, self._dirty = [], False
         self._cut_at_s = time.monotonic()
         self.checkpoints.begin(cut)
+
+    async def _finish_begun(self) -> None:
+        """Finish the batch that is begun: a checkpoint holds whole batches."""
+        generation = self._ledger.generation
+        for part in await self._stage.finish():
+            if generation == self._ledger.generation:
+                self._hand_over(part)
 
     async def _checkpoint(self, generation: int) -> None:
         """Cut a checkpoint and wait for its end, whatever that is."""
@@ -353,6 +344,7 @@ class Delivery:
         """A last checkpoint of all that was processed."""
         async with self._busy:
             await self.checkpoints.settle()
+            await self._finish_begun()
             if self._dirty:
                 await self._cut()
                 await self.checkpoints.settle()
@@ -373,8 +365,5 @@ class Delivery:
             return False
         finally:
             await self._forget()
-            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._stage.close()
         return True
-
-    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

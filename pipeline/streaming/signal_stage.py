@@ -9,11 +9,9 @@ of the changelog.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.alarm_messages import transition_to_json
 from pipeline.assembly import build_sensor
@@ -28,7 +26,7 @@ from pipeline.messages import (
     Transition,
     WindowResult,
 )
-from pipeline.monitor import Encoder, Monitor
+from pipeline.monitor import Embedding, Encoder, Measured, Monitor
 from pipeline.orders import ORDER_ID, BadOrder, Order, order_from_json
 from pipeline.points import PointMaker
 from pipeline.sensor import SensorMonitor
@@ -40,6 +38,7 @@ from pipeline.streaming.sensor_records import SensorRecords
 from pipeline.streaming.stage import (
     CONTENT_TYPE,
     MAX_DETAIL,
+    Begun,
     Outcome,
     Outgoing,
     Partition,
@@ -71,6 +70,7 @@ class SignalStage:
         fleet: What is known of the plant; empty where there is no fleet file.
         encoder: Model.
         metrics: Of this role.
+        encoding: Where the encoder is called while the batch before is judged; None = here.
         wall_ns: Present time.
     """
 
@@ -81,11 +81,13 @@ class SignalStage:
         encoder: Encoder,
         *,
         metrics: Metrics,
+        encoding: Executor | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._settings = settings
         self._fleet = fleet
         self._encoder = CarefulEncoder(_Timed(encoder, metrics), _ignore)
+        self._encoding = encoding
         self._metrics = metrics
         self._wall_ns = wall_ns
         self._points = PointMaker(fleet)
@@ -116,8 +118,8 @@ class SignalStage:
             self._metrics.restored.inc()
         return sensor
 
-    def take(self, batch: Sequence[Received]) -> Outcome:
-        """Process messages, each partition's in its order."""
+    def begin(self, batch: Sequence[Received]) -> Begun:
+        """Cut and measure the windows of messages, and let the encoder begin with them."""
         chunks: list[SensorChunk] = []
         orders: list[tuple[Received, Order]] = []
         letters: list[Outgoing] = []
@@ -130,14 +132,28 @@ class SignalStage:
                     chunks += self._chunk(message, now_ns)
             except Refused as refused:
                 letters.append(self._letter(message, refused))
-        done = self._monitor.process(chunks)
+        measured = self._monitor.measure(chunks)
         self._touched.update(chunk.sensor_id for chunk in chunks)
-        for message, order in orders:
-            try:
-                self._obey(order)
-            except Refused as refused:
-                letters.append(self._letter(message, refused))
-        return self._outcome(done, letters, barrier=bool(orders))
+        embedded = self._embedded(measured)
+
+        def finish() -> Outcome:
+            done = self._monitor.judge(measured, embedded())
+            for message, order in orders:
+                try:
+                    self._obey(order)
+                except Refused as refused:
+                    letters.append(self._letter(message, refused))
+            return self._outcome(done, letters, barrier=bool(orders))
+
+        # An order acts at the time that its sensor has reached: nothing newer may be measured.
+        return Begun(finish, alone=bool(orders))
+
+    def _embedded(self, measured: Measured) -> Callable[[], Sequence[Embedding | None]]:
+        """Let the encoder begin; gives what waits for its answer."""
+        if self._encoding is None:
+            found = self._monitor.embed(measured)
+            return lambda: found
+        return self._encoding.submit(self._monitor.embed, measured).result
 
     def tick(self, elapsed_ns: int) -> Outcome:
         """Notice sensors that fell silent where no other one of the partition tells the time."""
@@ -364,7 +380,7 @@ class _Timed:
         samples: Sequence[Samples],
         sample_rates_hz: Sequence[float],
         gains: Sequence[float] | None = None,
-    ) -> Sequence[NDArray[np.float32] | None]:
+    ) -> Sequence[Embedding | None]:
         began_s = time.perf_counter()
         found = self._encoder.embed(samples, sample_rates_hz, gains)
         self._seconds.observe(time.perf_counter() - began_s)

@@ -5,7 +5,7 @@ A stage holds all state of the partitions that a worker owns. It does no I/O and
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
@@ -77,6 +77,19 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """A micro-batch between its beginning and its end.
+
+    Attributes:
+        finish: Gives its outcome; to be called once, batches in the order of their beginning.
+        alone: Nothing more may begin before this is finished.
+    """
+
+    finish: Callable[[], Outcome]
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StateWrite:
     """One record for the changelog.
 
@@ -115,8 +128,11 @@ class Stage(Protocol):
             ends: Partition -> offset of the next message that will be written to it.
         """
 
-    def take(self, batch: Sequence[Received]) -> Outcome:
-        """Process messages, each partition's in its order."""
+    def begin(self, batch: Sequence[Received]) -> Begun:
+        """Begin with messages, each partition's in its order.
+
+        The next batch may begin before this one is finished; all else finds none begun.
+        """
 
     def tick(self, elapsed_ns: int) -> Outcome:
         """Notice what it tells that time passed and nothing came.

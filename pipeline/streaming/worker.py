@@ -11,6 +11,7 @@ import platform
 import signal
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from connectors.influx import InfluxWriter
@@ -56,6 +57,7 @@ class Worker:
         self._fleet = fleet
         self._encoder = encoder
         self._stopping = asyncio.Event()
+        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         role = settings.worker.role
         roles: tuple[Role, ...] = ("signals", "cases") if role == "all" else (role,)
         self.runners = [self._runner(name) for name in roles]
@@ -68,7 +70,13 @@ class Worker:
         if role == "signals":
             if self._encoder is None:
                 raise ValueError("signals need an encoder")
-            stage = SignalStage(self._settings, self._fleet, self._encoder, metrics=metrics)
+            stage = SignalStage(
+                self._settings,
+                self._fleet,
+                self._encoder,
+                metrics=metrics,
+                encoding=self._encoding,
+            )
         else:
             stage = CaseStage(self._settings, self._fleet, metrics=metrics)
         access = access_of(self._settings.kafka)
@@ -103,6 +111,7 @@ class Worker:
             # The first failure ends the other role as well; it is the one to tell of.
             raise errors.exceptions[0] from errors
         finally:
+            self._encoding.shutdown(wait=False, cancel_futures=True)
             await asyncio.gather(*(self._close(runner.sink) for runner in self.runners))
             if endpoints is not None:
                 await endpoints.stop()
