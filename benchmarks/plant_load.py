@@ -90,6 +90,11 @@ def numbers(port: int) -> dict[str, float]:
     return found
 
 
+def both(said: dict[str, float], name: str) -> float:
+    """Of a worker and of the process that embeds for it."""
+    return said[name] + said[f"encoder_{name}"]
+
+
 def row(ports: list[int]) -> dict[str, float]:
     """What all workers say now."""
     said = [numbers(port) for port in ports]
@@ -103,8 +108,8 @@ def row(ports: list[int]) -> dict[str, float]:
     return {
         "lag": total("lag_messages"),
         "windows": total("windows_total"),
-        "rss_mb": max(one["process_resident_memory_bytes"] for one in said) / 1e6,
-        "cpu_s": sum(one["process_cpu_seconds_total"] for one in said),
+        "rss_mb": max(both(one, "process_resident_memory_bytes") for one in said) / 1e6,
+        "cpu_s": sum(both(one, "process_cpu_seconds_total") for one in said),
         "score_p50": worst("sample_to_score_seconds_p50"),
         "score_p99": worst("sample_to_score_seconds_p99"),
         "stored_p99": worst("received_to_stored_seconds_p99"),

@@ -66,9 +66,9 @@ def test_a_child_that_died_is_no_fault_of_a_window(encoder):
 
 
 def test_a_model_that_cannot_be_had_is_told_in_the_words_of_the_loader():
-    with closing(EncoderProcess(load({}, model="nanno"))) as process:
-        with pytest.raises(ModelError, match="got 'nanno'"):
-            process.wait_ready()
+    process = EncoderProcess(load({}, model="nanno"))
+    with closing(process), pytest.raises(ModelError, match="got 'nanno'"):
+        process.wait_ready()
     assert not alive(process.pid)
 
 

@@ -269,6 +269,10 @@ class Metrics:
         self.version, self.model = version, model
         self.worker.info({"version": version, "model": model, "host": host})
 
+    def watch_encoder(self, pid: int) -> None:
+        """Export memory and processor time of the process that embeds, as `encoder_process_*`."""
+        ProcessCollector(namespace="encoder", pid=lambda: pid, registry=self.registry)
+
     def forget_partitions(self, partitions: Iterable[tuple[str, int]]) -> None:
         """Export these (topic, partition) no more: another worker holds them now."""
         for topic, partition in partitions:

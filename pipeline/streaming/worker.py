@@ -23,6 +23,7 @@ from pipeline.services.kafka_settings import access_of
 from pipeline.services.topics import Role
 from pipeline.settings import Settings
 from pipeline.streaming.case_stage import CaseStage
+from pipeline.streaming.encoder_process import EncoderProcess
 from pipeline.streaming.endpoints import Endpoints, Verdict
 from pipeline.streaming.metrics import Metrics
 from pipeline.streaming.role_runner import RoleRunner
@@ -70,6 +71,8 @@ class Worker:
         if role == "signals":
             if self._encoder is None:
                 raise ValueError("signals need an encoder")
+            if isinstance(self._encoder, EncoderProcess):
+                metrics.watch_encoder(self._encoder.pid)
             stage = SignalStage(
                 self._settings,
                 self._fleet,
