@@ -2,13 +2,22 @@ import asyncio
 import io
 import logging
 import re
+import threading
 from threading import Thread
 
 import pytest
 from rich.console import Console
 
 from connectors.influx import InfluxWriter
-from pipeline.streaming.quiet_logs import CLIENTS, EVERY_S, TEMPLATES, OneLine, Repeats, configure
+from pipeline.streaming.quiet_logs import (
+    CLIENTS,
+    EVERY_S,
+    TEMPLATES,
+    OneLine,
+    Repeats,
+    configure,
+    tell_of_threads,
+)
 
 
 class Clock:
@@ -214,3 +223,22 @@ def test_a_second_configuration_replaces_the_first(heard):
     logging.getLogger("pipeline").info("once")
     assert len(out.getvalue().splitlines()) == 1
     assert heard() == []
+
+
+def test_a_thread_that_fails_is_told_of_in_one_line_and_one_that_was_cancelled_is_not(
+    heard, monkeypatch, capfd
+):
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    tell_of_threads()
+
+    def fail(error):
+        raise error
+
+    for error in (asyncio.CancelledError(), KeyError("a mistake of ours")):
+        thread = Thread(target=fail, args=(error,), name="reader")
+        thread.start()
+        thread.join()
+    (line,) = heard()
+    assert "reader has ended" in line
+    assert "KeyError: 'a mistake of ours'" in line
+    assert not capfd.readouterr().err

@@ -348,6 +348,47 @@ def test_a_worker_that_never_gets_its_state_back_ends_with_the_reason(plant, tmp
     assert "s for partitions and their state" in line
 
 
+# Waits before it asks Kafka where the changelog ends, so that a test can take Kafka away.
+ASKING = """
+import asyncio, sys
+from faust.tables import recovery
+
+given = recovery.Recovery._build_highwaters
+async def build(self, *arguments):
+    if not hasattr(self, "asked"):
+        self.asked = True
+        print("about to ask", flush=True)
+        await asyncio.sleep(2.0)
+    await given(self, *arguments)
+recovery.Recovery._build_highwaters = build
+from pipeline.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.long
+def test_kafka_may_be_away_for_long_when_a_worker_asks_for_its_state(plant, broker, tmp_path):
+    script = tmp_path / "asking.py"
+    script.write_text(ASKING, encoding="utf-8")
+    stream = Stream(plant)
+    first = plant.start(role="signals")
+    stream.send(20)
+    wait_for(lambda: plant.done("signals", plant.conf.kafka.signals[0]), "the first messages")
+    assert first.end() == 0
+    second = plant.start(script=script, role="signals")
+    wait_for(lambda: "about to ask" in second.text, "the question", every_s=0.05)
+    broker.kill()
+    time.sleep(45.0)  # no condition to wait for: longer than a question may take
+    broker.start()
+    began_s = time.monotonic()
+    wait_for(lambda: partitions(second) == plant.partitions, "the partitions and their state")
+    assert since(began_s, "Kafka back to all partitions and their state") <= SLACK * 10.0
+    assert "asking for the state anew" in second.text
+    stream.send(5)
+    plant.start(role="cases")
+    stream.assert_arrived()
+
+
 # Fetches whatever comes at any time: what otherwise happens in a few milliseconds of a rebalance.
 GREEDY = """
 import asyncio, sys

@@ -27,6 +27,7 @@ from service_process import free_port
 
 ECHOWATCH = Path(sys.executable).with_name("echowatch")
 DEADLINE_S = 120.0
+LOG_LINES = 40
 
 
 def wait_for(condition, what, deadline_s=DEADLINE_S, every_s=0.2):
@@ -243,4 +244,7 @@ class Plant:
                 worker.thaw()
                 worker.process.kill()
             worker.process.wait()
+            # Shown where the test has failed: what went on in there is not to be seen otherwise.
+            lines = "\n".join(line[:300] for line in worker.text.splitlines()[-LOG_LINES:])
+            print(f"{worker.log.name}, ended with {worker.process.returncode}:\n{lines}")  # noqa: T201
         self.admin.close()

@@ -61,6 +61,7 @@ def worker(
     settings = load(profile=profile, model=model, device=device, worker=chosen or None)
     secrets = [settings.kafka.password_text() or "", settings.influx.token_text() or ""]
     quiet_logs.configure("DEBUG" if verbose else "INFO", console, secrets=secrets)
+    quiet_logs.tell_of_threads()
     plant = Fleet() if settings.worker.fleet is None else load_fleet(settings.worker.fleet)
     encoder = None if settings.worker.role == "cases" else EncoderProcess(settings)
     _work(settings, plant, encoder)

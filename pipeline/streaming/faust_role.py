@@ -30,6 +30,7 @@ from connectors.kafka_access import Access
 from pipeline.service_settings import Kafka, WorkerSettings
 from pipeline.services.topics import MESSAGE_BYTES, STATE_BYTES, Role, group_of
 from pipeline.streaming.delivery import Delivery
+from pipeline.streaming.faust_recovery import Tables
 from pipeline.streaming.faust_transport import transport_of
 from pipeline.streaming.metrics import Metrics
 from pipeline.streaming.stage import Outgoing, Partition, Received, StateWrite
@@ -96,6 +97,7 @@ def make_app(
         # With the 16 kB of Faust each state of a checkpoint took a request of its own.
         producer_max_batch_size=MESSAGE_BYTES // 2,
         agent_supervisor="mode.CrashingSupervisor",
+        TableManager=Tables,
     )
     app.transport = transport_of(app, brokers)
     return app
