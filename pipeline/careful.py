@@ -85,7 +85,7 @@ class CarefulEncoder:
         try:
             found = self._encoder.embed(*(list(column) for column in zip(*windows, strict=True)))
         except EncoderGoneError:
-            raise
+            raise  # tried alone, each window would be taken for the culprit
         except Exception as error:  # noqa: BLE001  (whatever a model raises; the caller raises it)
             return [None] * len(windows), error
         return [e if e is not None and is_finite(e) else None for e in found], None

@@ -15,7 +15,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEEP_BYTES = 64 << 20
 # Training holds activations of a whole batch, and has the process to itself.
 TRAINING_BYTES = 2_000_000_000
-# One for the encoder's thread, one for all others: each holds on to what it has freed.
+# One for the thread that computes, one for all others: each holds on to what it has freed.
 ARENAS = 2
 
 

@@ -124,7 +124,7 @@ class Monitor:
     def flush(self) -> Processed:
         """End of the stream: what the windowers still hold."""
         sensors = self._sensors.values()
-        batch = measured([(sensor, item) for sensor in sensors for item in sensor.flush()])
+        batch = measure_all([(sensor, item) for sensor in sensors for item in sensor.flush()])
         return self.judge(batch, self.embed(batch))
 
     def measure(self, chunks: Iterable[SensorChunk]) -> Measured:
@@ -135,7 +135,7 @@ class Monitor:
             given = sensor.cut(chunk)
             items.append((sensor, sensor.newest_ns))
             items.extend((sensor, item) for item in given)
-        return measured(items)
+        return measure_all(items)
 
     def embed(self, batch: Measured) -> Sequence[Embedding | None]:
         """Second step: ask the encoder; touches no sensor, so another thread may do it."""
@@ -302,14 +302,14 @@ def is_finite(embedding: Embedding) -> bool:
     return math.isfinite(np.dot(flat, flat))
 
 
-def measured(items: Sequence[Item]) -> Measured:
+def measure_all(items: Sequence[Item]) -> Measured:
     """Health, indicators and gain of every window, all measured together.
-
-    Found is what each window gave, and the health of sensors whose events say that they hardly
-    give any.
 
     Args:
         items: What the chunks of any sensors gave, each sensor's in their order.
+
+    Returns:
+        What each window gave, and the health of sensors whose events say that they hardly give any.
     """
     windows = [item for _, item in items if isinstance(item, Window)]
     shapes, features = iter(shapes_of(windows)), iter(features_of(windows))

@@ -100,7 +100,7 @@ class SensorMonitor:
         self._events: list[StreamEvent] = []
         self._leaps = LeapGuard(sensor_id)
         self._format = FormatGuard()
-        self._renewing = False
+        self._renewals = 0  # that `ready` has seen and `judge` has not
         self._breaks = Breaks(sensor_id)
         self._velocity = VelocityAverage()
         self._pictures = Pictures(sensor_id)
@@ -157,12 +157,12 @@ class SensorMonitor:
         if not health.ok:
             return Ready(window, health, None, 0.0)
         fits, renews = self._format.take(window)
-        self._renewing |= renews
+        self._renewals += renews
         if renews or (self._gain == 0.0 and found.rms > 0):
             self._gain = gain_of(found.rms)
         # A frozen gate knows already that the machine stands; a learning one decides in `judge`,
         # and so does one that a window before this one, not judged yet, will replace.
-        frozen = self._reference.frozen and not self._renewing
+        frozen = self._reference.frozen and not self._renewals
         stands = frozen and not self._reference.gate.running(found.rms)
         gain = self._gain * window.scale if fits and not stands else 0.0
         return Ready(window, health, found, gain, fits, renews)
@@ -180,7 +180,7 @@ class SensorMonitor:
         window, end_ns = cut.window, cut.window.end_ns
         if cut.renews:
             self._forget()
-            self._renewing = False
+            self._renewals -= 1
         step_s = self._pace.step(end_ns)
         self._pace.hear(end_ns)
         running = cut.features is not None and self._reference.gate.running(cut.features.rms)

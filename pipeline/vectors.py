@@ -14,7 +14,7 @@ from pipeline.commands import chosen_settings, recorded_extent
 from pipeline.encoders import load_engine
 from pipeline.fleet import Fleet
 from pipeline.messages import SensorChunk
-from pipeline.monitor import Item, measured
+from pipeline.monitor import Item, measure_all
 from pipeline.ready import Ready
 from pipeline.settings import Settings
 from pipeline.terminal import meter
@@ -47,7 +47,7 @@ def embed(
         meter(console, extent.first_ns, extent.length_s) as show,
     ):
         for batch in _batches(_items(chunks, settings, engine)):
-            found = [ready for _, ready in measured(batch).found if isinstance(ready, Ready)]
+            found = [ready for _, ready in measure_all(batch).found if isinstance(ready, Ready)]
             good = [ready for ready in found if ready.gain != 0.0]
             windows = [ready.window for ready in good]
             vectors = engine.embed(

@@ -164,6 +164,115 @@ def test_a_checkpoint_holds_whole_batches_though_the_next_one_has_begun():
     assert all(heard == said for heard, said in stored)
 
 
+class Ending(Hearing):
+    """Notes which batches end, waits at the end of each for a gate, and may fail at one once."""
+
+    def __init__(self, fails_at=None):
+        super().__init__()
+        self.ended = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self._fails_at = fails_at
+
+    def tell(self, batch):
+        self.ended.append(batch[0].offset)
+        assert self.gate.wait(10)
+        if batch[0].offset == self._fails_at:
+            self._fails_at = None
+            raise KeyError("a mistake of ours")
+        return super().tell(batch)
+
+
+async def with_one_begun(stage, log):
+    """A delivery that has begun with a batch, and with another message waiting."""
+    delivery, running = await begun(stage, log)
+    delivery._fills_a_batch = lambda: True  # no gathering: the moment would pass
+    step = delivery._step
+
+    async def first_step_only():
+        await step()
+        delivery._step = stopped
+
+    async def stopped():
+        pass
+
+    delivery._step = first_step_only
+    await admit(delivery, 1, 2)
+    await settled(lambda: delivery._step is stopped)
+    assert (delivery.waiting, stage.ended) == (2, [])
+    delivery._step = step
+    return delivery, running
+
+
+def test_a_batch_that_is_begun_ends_once_though_giving_it_up_comes_in_between():
+    async def story():
+        stage, log = Ending(), Log()
+        delivery, running = await with_one_begun(stage, log)
+        delivery._checkpoint_s = 0.0  # one is due as soon as anybody asks
+        stage.gate.clear()
+        given_back = asyncio.ensure_future(delivery.revoke(0.2))
+        await settled(lambda: stage.ended == [1])
+        await given_back
+        stage.gate.set()
+        await delivery.close(5.0)
+        await running
+        return stage, log
+
+    stage, log = asyncio.run(story())
+    assert stage.ended == [1]
+    assert not log.sent
+    assert not log.commits
+
+
+def test_what_fails_while_partitions_are_given_back_ends_the_processing():
+    async def story():
+        stage, log = Ending(fails_at=1), Log()
+        delivery, running = await with_one_begun(stage, log)
+        await delivery.revoke(5.0)
+        assert not delivery.ready
+        await asyncio.wait([running])
+        await delivery.close(5.0)
+        return stage, log, running
+
+    stage, log, running = asyncio.run(story())
+    assert isinstance(running.exception(), KeyError)
+    assert stage.ended == [1]
+    assert not log.sent
+    assert not log.commits
+
+
+def test_what_fails_at_the_end_is_kept_for_whoever_ends_it():
+    async def story():
+        stage, log = Ending(fails_at=1), Log()
+        delivery, _ = await with_one_begun(stage, log)
+        finished = await delivery.close(5.0)
+        return delivery, finished, log
+
+    delivery, finished, log = asyncio.run(story())
+    assert not finished
+    assert isinstance(delivery.lost, KeyError)
+    assert not log.sent
+    assert not log.commits
+
+
+def test_a_batch_that_is_begun_goes_with_partitions_that_are_lost_while_standing_still():
+    class Fenced(Log):
+        async def commit(self, offsets):
+            return not offsets
+
+    async def story():
+        stage, log = Ending(), Fenced()
+        delivery, _ = await with_one_begun(stage, log)
+        delivery.checkpoints.standing.doubt()
+        delivery._disown()
+        await delivery.close(5.0)
+        return stage, log
+
+    stage, log = asyncio.run(story())
+    assert not stage.ended
+    assert not log.sent
+
+
 def test_a_batch_counts_as_stored_when_the_sink_has_it_and_no_sooner():
     class Slow(Stored):
         given = 0

@@ -9,8 +9,9 @@ from echo_model.engine import EchoEngine
 from monitor_cases import SETTINGS, capture, drive, noise
 from pipeline.assembly import build_monitor
 from pipeline.fleet import Fleet, parse_fleet
-from pipeline.messages import NS_PER_S, Processed
+from pipeline.messages import NS_PER_S, Processed, SensorChunk
 from pipeline.monitor import RATES_CACHED
+from pipeline.settings import load
 from pipeline.simulation import simulate
 from pipeline.state import pack, unpack
 
@@ -84,6 +85,35 @@ def test_a_batch_may_be_measured_before_the_one_before_is_judged(engine, plant, 
     found, _ = drive(ahead, plant.chunks(), size)
     assert len(found) == len(expected) > 400
     assert all(close(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_new_rate_that_waits_for_its_judgement_counts_though_another_was_judged(engine):
+    """Rates change twice and learning ends in between: the second change is not judged yet."""
+    rng = np.random.default_rng(0)
+    parts = [
+        (16_000, 6, 1.0),
+        (12_800, 6, 1.0),
+        (16_000, 1, 1.0),
+        (16_000, 4, 0.05),
+        (16_000, 4, 1),
+    ]
+    at_ns, batches = 1_700_000_000 * NS_PER_S, []
+    for rate, seconds, level in parts:
+        signals = level * rng.standard_normal((10 * seconds, rate // 10)).astype(np.float32)
+        steps = (at_ns + i * NS_PER_S // 10 for i in range(len(signals)))
+        batches.append([
+            SensorChunk("a/b", float(rate), start, signal)
+            for start, signal in zip(steps, signals, strict=True)
+        ])  # fmt: skip
+        at_ns += seconds * NS_PER_S
+    settings = load({}, profile="short")
+    whole = build_monitor(settings, Fleet(), engine)
+    expected = whole.process([chunk for batch in batches for chunk in batch]).windows
+    ahead = MeasuringAhead(build_monitor(settings, Fleet(), engine))
+    found = [window for batch in batches for window in ahead.process(batch).windows]
+    found += ahead.flush().windows
+    assert all(close(a, b) for a, b in zip(found, expected, strict=False))
+    assert len(found) >= len(expected) > 300
 
 
 def test_a_restored_monitor_goes_on_as_if_nothing_had_happened(engine, plant):

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -281,37 +282,42 @@ def test_a_worker_that_waits_for_its_group_ends_when_told_to(plant):
     assert since(began_s, "SIGTERM to the end of a worker without partitions") <= SLACK * 10.0
 
 
-STUCK = """
-import sys, time
-from pipeline.streaming.encoder_process import EncoderProcess
-
-def embed(*arguments):
-    while True:
-        time.sleep(3600)
-
-EncoderProcess.embed = embed
-from pipeline.cli import main
-main(sys.argv[1:])
-"""
+def encoder_of(worker):
+    """Process id of the encoder of a worker."""
+    pid = worker.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    return int(children[0])
 
 
-def test_a_worker_that_stands_still_beside_waiting_messages_ends_with_the_reason(plant, tmp_path):
-    script, log = tmp_path / "stuck.py", tmp_path / "stuck.log"
-    script.write_text(STUCK, encoding="utf-8")
+def test_a_worker_whose_encoder_never_answers_ends_with_the_reason_or_when_told_to(plant):
+    few = {"ECHOWATCH_WORKER__WATCHDOG_S": "4", "ECHOWATCH_WORKER__DRAIN_S": "1"}
+    told, dog = plant.start(role="signals"), plant.start(role="signals", **few)
+    every = plant.partitions
+    wait_for(lambda: partitions(told) == partitions(dog) == every // 2, "a fair share")
+    for worker in (told, dog):
+        os.kill(encoder_of(worker), signal.SIGSTOP)
     Stream(plant).send(20)
-    environment = os.environ | plant.environment | {"ECHOWATCH_WORKER__WATCHDOG_S": "4"}
-    environment["ECHOWATCH_WORKER__DRAIN_S"] = "1"
-    command = [sys.executable, str(script), "worker", "--port", str(free_port())]
-    with log.open("w") as out:
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        line = one_line_of(process, log)
-    finally:
-        process.kill()
-        process.wait()
+    wait_for(lambda: told.metric("echowatch_queue_messages", role="signals"), "messages in hand")
+    began_s = time.monotonic()
+    assert told.end() == 0
+    assert since(began_s, "SIGTERM to the end of a worker with a stuck encoder") <= SLACK * 10.0
+    line = one_line_of(dog.process, dog.log)
     assert "nothing was processed for" in line
     assert "messages wait" in line
-    assert not plant.committed("signals", plant.conf.kafka.signals[0])
+    assert not any(plant.committed("signals", plant.conf.kafka.signals[0]).values())
+
+
+def test_a_worker_whose_encoder_dies_ends_with_the_reason_and_loses_nothing(plant):
+    stream = Stream(plant)
+    first = plant.start()
+    wait_for(first.ready, "the worker at work")
+    stream.send(20)
+    os.kill(encoder_of(first), signal.SIGKILL)
+    stream.send(2)
+    assert "the encoder's process has ended with code -9" in one_line_of(first.process, first.log)
+    plant.start()
+    stream.assert_arrived()
+    assert not plant.letters()
 
 
 STANDING = """

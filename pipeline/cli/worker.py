@@ -52,6 +52,7 @@ def worker(
     Kill it, freeze it, start another one: no window is lost and none counts twice.
     """
     from pipeline.fleet import Fleet, load_fleet
+    from pipeline.memory import keep_memory
     from pipeline.settings import load
     from pipeline.streaming import quiet_logs
     from pipeline.streaming.encoder_process import EncoderProcess
@@ -62,6 +63,7 @@ def worker(
     secrets = [settings.kafka.password_text() or "", settings.influx.token_text() or ""]
     quiet_logs.configure("DEBUG" if verbose else "INFO", console, secrets=secrets)
     quiet_logs.tell_of_threads()
+    keep_memory()
     plant = Fleet() if settings.worker.fleet is None else load_fleet(settings.worker.fleet)
     encoder = None if settings.worker.role == "cases" else EncoderProcess(settings)
     _work(settings, plant, encoder)
@@ -80,7 +82,8 @@ def _work(settings: "Settings", plant: "Fleet", encoder: "EncoderProcess | None"
     try:
         if encoder is not None:
             encoder.wait_ready()
-        asyncio.run(Worker(settings, plant, encoder).run())
+        pid = None if encoder is None else encoder.pid
+        asyncio.run(Worker(settings, plant, encoder, encoder_pid=pid).run())
     except (WorkerFailure, EndpointError) as error:
         from pipeline.commands import RunError
 

@@ -147,7 +147,7 @@ class Checkpoints:
         self._metrics.checkpoints.inc()
 
     async def _still_ours(self, cut: Cut) -> bool:
-        if cut.generation != self._ledger.generation:
+        if cut.generation != self._ledger.generation or cut.generation < 0:
             return False
         if not self.standing.doubtful:
             return True

@@ -51,6 +51,7 @@ class Delivery:
 
     Attributes:
         checkpoints: What brings cuts of the stream to their end.
+        lost: What the stage has failed of where `run` did not call it.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Delivery:
         self._dirty = False
         self.ready = False
         self._closing = False
-        self._lost: Exception | None = None
+        self.lost: Exception | None = None
         self._turn = 0
         self.done = 0
 
@@ -143,11 +144,8 @@ class Delivery:
         """Partitions are taken away: finish what is in hand if that is quick, forget the rest."""
         self._turns.close()  # what came now would overtake what is forgotten
         self._queue.clear()
-        if self.ready:
-            try:
-                await asyncio.wait_for(self._finish_all(), patience_s)
-            except TimeoutError:
-                log.info("gave partitions away before all results were confirmed")
+        if self.ready and not await self._finish_within(patience_s):
+            log.info("gave partitions away before all results were confirmed")
         await self._forget()
 
     async def go_on(self, ends: Mapping[Partition, int]) -> None:
@@ -163,9 +161,7 @@ class Delivery:
     async def _forget(self) -> None:
         self._disown()
         self._turn += 1
-        self._stage.forget()
         await self.checkpoints.give_up()
-        self._queue.clear()
         self._upto.clear()
         self.read.clear()
         for task in self._sent:
@@ -195,7 +191,7 @@ class Delivery:
             try:
                 await self._stage.assign(states, ends)
             except Exception as error:  # noqa: BLE001  (`run` raises it: this is called by Faust)
-                self._lost = error
+                self.lost = error
                 self._wake.set()
                 return
             if turn != self._turn:
@@ -235,12 +231,12 @@ class Delivery:
     async def _turn_once(self) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), TICK_S)
-        if self._queue and not self._fills_a_batch():
+        if self._queue and not self._stage.messages and not self._fills_a_batch():
             await asyncio.sleep(GATHER_S)
         self._wake.clear()
         async with self._busy:
-            if self._lost is not None:
-                raise self._lost
+            if self.lost is not None:
+                raise self.lost
             if not self._closing:
                 await self._step()
         self.checkpoints.over()
@@ -253,7 +249,7 @@ class Delivery:
         done: list[Done] = []
         if batch := self._drain():
             done = await self._stage.take(batch, more=bool(self._queue))
-        elif self._broker.caught_up():
+        elif not self._stage.messages and self._broker.caught_up():
             done = [await self._stage.tick(TICK_NS)]
         if generation != self._ledger.generation:
             return  # the partitions were taken away meanwhile; their new owner does it again
@@ -311,9 +307,11 @@ class Delivery:
             return
         generation = self._ledger.generation
         await self._finish_begun()
+        if not self.ready or generation != self._ledger.generation:
+            return  # the partitions were taken away meanwhile
         states = await self._stage.snapshot()
         if generation != self._ledger.generation:
-            return  # the partitions were taken away meanwhile
+            return
         cut = Cut(generation, dict(self._upto), states, self._ticket, self._sent)
         self._sent, self._dirty = [], False
         self._cut_at_s = time.monotonic()
@@ -336,21 +334,44 @@ class Delivery:
     def _disown(self) -> None:
         """Nothing that we hold is ours any more."""
         self.ready = False
+        self._queue.clear()
+        self._stage.forget()
         self._turns.close()
         self._ledger.begin(-1)
         self._room.set()
 
+    async def _finish_within(self, patience_s: float) -> bool:
+        """A last checkpoint; whether everything processed is acknowledged.
+
+        What the stage fails of is kept: Faust calls this, and `run` or its caller must raise it.
+        """
+        try:
+            # A batch in the stage's thread is waited for: its results belong to the state.
+            await asyncio.wait_for(self._finish_all(), patience_s)
+        except TimeoutError:
+            return False
+        except Exception as error:  # noqa: BLE001
+            self.lost = error
+            self._wake.set()
+            return False
+        return True
+
     async def _finish_all(self) -> None:
         """A last checkpoint of all that was processed."""
         async with self._busy:
-            await self.checkpoints.settle()
-            await self._finish_begun()
-            if self._dirty:
-                await self._cut()
+            try:
                 await self.checkpoints.settle()
+                if self.ready:
+                    await self._finish_begun()
+                if self._dirty:
+                    await self._cut()
+                    await self.checkpoints.settle()
+            except BaseException:
+                self._disown()  # `run` must not go on with what was in hand
+                raise
 
     async def close(self, patience_s: float) -> bool:
-        """End: process nothing more, checkpoint what was processed, within a time.
+        """End: process nothing more, checkpoint what was processed, within a time; see `lost`.
 
         Returns:
             Whether everything processed is acknowledged.
@@ -359,11 +380,7 @@ class Delivery:
         self._wake.set()
         self._queue.clear()
         try:
-            # A batch in the stage's thread is waited for: its results belong to the state.
-            await asyncio.wait_for(self._finish_all(), patience_s)
-        except TimeoutError:
-            return False
+            return await self._finish_within(patience_s)
         finally:
             await self._forget()
             self._stage.close()
-        return True

@@ -14,7 +14,7 @@ import logging
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -25,12 +25,14 @@ from rich.console import Console
 
 from pipeline.careful import EncoderGoneError
 from pipeline.messages import BandEdges, Samples
-from pipeline.monitor import Embedding, Encoder
+from pipeline.monitor import RATES_CACHED, Embedding, Encoder
 from pipeline.settings import Settings, load
 from pipeline.streaming import quiet_logs
 
-NAMED: Final = ("model", "model_sha256", "device", "precision", "threads")
+OF_ENCODER: Final = ("model", "model_sha256", "device", "precision", "threads")
 """Settings that an encoder depends on."""
+DEAF: Final = "import signal as s; [s.signal(n, s.SIG_IGN) for n in (s.SIGINT, s.SIGTERM)]"
+"""First of all the child turns a deaf ear to what asks it to end."""
 END_S: Final = 5.0
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
@@ -38,6 +40,7 @@ PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 class EncoderProcess:
     """The encoder that the settings name, loaded and run by a child of this process.
 
+    Making one starts the child; do so in the main thread, for the child ends with that thread.
     Several threads may ask; they are answered one after the other.
 
     Args:
@@ -64,8 +67,9 @@ class EncoderProcess:
             )
         self.pid = self._process.pid
         self._lock = Lock()
+        self._edges: dict[float, BandEdges] = {}
         level = logging.getLogger().getEffectiveLevel()
-        self._pipe.send((level, {name: getattr(settings, name) for name in NAMED}))
+        self._pipe.send((level, {name: getattr(settings, name) for name in OF_ENCODER}))
 
     def wait_ready(self) -> None:
         """Wait until the encoder is loaded.
@@ -88,22 +92,31 @@ class EncoderProcess:
             ValueError, RuntimeError: what the encoder raised, in its words.
             EncoderGoneError: where the child has ended.
         """
-        found: list[Embedding | None] = self._ask("embed", samples, sample_rates_hz, gains)
+        unknown = set(sample_rates_hz) - self._edges.keys()
+        found: list[Embedding | None]
+        found, edges = self._ask("embed", samples, sample_rates_hz, gains, unknown)
+        self._learn(edges)
         return found
 
     def band_edges_hz(self, sample_rate_hz: float) -> BandEdges:
-        """See `pipeline.monitor.Encoder`."""
+        """See `pipeline.monitor.Encoder`; waits for no embedding where the rate was embedded."""
+        known = self._edges.get(sample_rate_hz)
+        if known is not None:
+            return known
         edges: BandEdges = self._ask("band_edges_hz", sample_rate_hz)
+        self._learn({sample_rate_hz: edges})
         return edges
 
+    def _learn(self, edges: Mapping[float, BandEdges]) -> None:
+        if len(self._edges) + len(edges) > RATES_CACHED:
+            self._edges = {}
+        self._edges = {**self._edges, **edges}
+
     def close(self) -> None:
-        """End the child; one that does not come back is killed."""
+        """End the child, which has nothing that is worth waiting for."""
+        self._process.kill()
+        self._process.wait()
         self._pipe.close()
-        try:
-            self._process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
     def _ask(self, what: str, *arguments: Any) -> Any:
         with self._lock:
@@ -131,8 +144,6 @@ class EncoderProcess:
 
 def serve(fd: int) -> None:
     """The child: answer what comes through the pipe until it is closed."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     _die_with_the_parent()
     with Connection(fd) as pipe, suppress(EOFError, ConnectionError):
         level, named = pipe.recv()
@@ -141,11 +152,20 @@ def serve(fd: int) -> None:
         while engine is not None:
             what, arguments = pipe.recv()
             try:
-                found = getattr(engine, what)(*arguments)
+                found = _answered(engine, what, arguments)
             except Exception as error:  # noqa: BLE001  (whatever a model raises; the parent raises it)
                 pipe.send((None, _plain(error)))
             else:
                 pipe.send((found, None))
+
+
+def _answered(engine: Encoder, what: str, arguments: tuple[Any, ...]) -> Any:
+    if what == "band_edges_hz":
+        return engine.band_edges_hz(*arguments)
+    samples, rates, gains, unknown = arguments
+    return engine.embed(samples, rates, gains), {
+        rate: engine.band_edges_hz(rate) for rate in unknown
+    }
 
 
 def _load(pipe: Connection, named: dict[str, Any]) -> Encoder | None:

@@ -9,19 +9,21 @@ import asyncio
 import logging
 from typing import Any, Final
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
 from faust.tables.manager import TableManager
 from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
 
 log = logging.getLogger(__name__)
 
+# What Faust itself says stays under its own name, and is filtered with the rest of it.
+FAUST_LOG: Final = logging.getLogger("faust.tables.echowatch")
 AGAIN_S: Final = 0.5
 
 
 class _Recovery(Recovery):
     """Begins anew where Faust's would end."""
 
-    logger = logging.getLogger("faust.tables.recovery")  # what Faust says stays under its own name
+    logger = FAUST_LOG
 
     async def _wait(self, coro: Any, timeout: Any = None) -> None:  # noqa: ASYNC109  (Faust's signature)
         try:
@@ -30,6 +32,8 @@ class _Recovery(Recovery):
             if self.should_stop or self.crashed or self.app.should_stop:
                 raise
             await self._again("no answer in time")
+        except IllegalStateError:
+            raise  # another assignment is on its way: Faust waits for it
         except (KafkaError, OSError, TimeoutError) as error:
             await self._again(repr(error))
 
@@ -43,7 +47,7 @@ class _Recovery(Recovery):
 class Tables(TableManager):
     """Tables that are recovered so."""
 
-    logger = logging.getLogger("faust.tables.manager")
+    logger = FAUST_LOG
 
     @property
     def recovery(self) -> Recovery:

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from connectors.influx import Stats
 from connectors.kafka_access import Access
+from pipeline.careful import EncoderGoneError
 from pipeline.services.influx_settings import writer_of
 from pipeline.services.topic_plan import read_by
 from pipeline.services.topic_watch import TopicWatch
@@ -168,6 +169,8 @@ class RoleRunner:
             if not finished:
                 log.warning("%s: ended before all results were confirmed; they will be done again "
                             "by the next worker", self.role)  # fmt: skip
+        if (lost := app.delivery.lost) is not None:
+            raise WorkerFailure(f"{self.role}: {lost!r}") from lost
         if not app.left and not stopping.is_set():
             # It would keep its share of the group beside the next one, and work on nothing.
             raise WorkerFailure(f"{self.role}: could not leave the group to read other topics")
@@ -262,7 +265,7 @@ class RoleRunner:
         if processing.done():
             # Cancelled by nobody: a role that ends without a word would leave half a worker.
             error = asyncio.CancelledError() if processing.cancelled() else processing.exception()
-            if isinstance(error, StateError):
+            if isinstance(error, StateError | EncoderGoneError):
                 raise WorkerFailure(f"{self.role}: {error}") from error
             log.error("%s: this must not happen", self.role, exc_info=error)
             raise WorkerFailure(f"{self.role}: {error!r}") from error

@@ -36,7 +36,7 @@ class _Open:
     """A batch that is begun and not finished."""
 
     batch: Sequence[Received]
-    begun: Begun
+    rest: Begun
 
 
 class StageThread:
@@ -54,14 +54,14 @@ class StageThread:
         self._sink = sink
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stage")
         self._open: _Open | None = None
-        self._entering = 0
+        self._called = 0
         self._ticket = 0
         self._turn = 0
 
     @property
     def messages(self) -> int:
         """In hand: given to the stage, outcome not yet given back."""
-        return self._entering + (0 if self._open is None else len(self._open.batch))
+        return self._called + _size(self._open)
 
     async def assign(self, states: States, ends: Mapping[Partition, int]) -> None:
         """See `Stage`; what was begun is forgotten."""
@@ -78,24 +78,31 @@ class StageThread:
         Returns:
             What was finished, in order; nothing where all was forgotten meanwhile.
         """
-        turn, self._entering = self._turn, len(batch)
-        advance = partial(self._advance, self._open, batch, more=more)
+        before, turn = self._taken(), self._turn
+        self._called = len(batch) + _size(before)
+        advance = partial(self._advance, before, batch, more=more)
         done, left = await self._call(advance)
         if turn != self._turn:
             return []
-        self._open, self._entering = left, 0
+        self._open, self._called = left, 0
         return list(done)
 
     async def finish(self) -> list[Done]:
         """Finish what is begun."""
-        turn, begun = self._turn, self._open
+        begun, turn = self._taken(), self._turn
         if begun is None:
             return []
+        self._called = len(begun.batch)
         done = await self._call(self._end, begun)
         if turn != self._turn:
             return []
-        self._open = None
+        self._called = 0
         return [done]
+
+    def _taken(self) -> _Open | None:
+        """What is begun, for the one call that finishes it: whoever waits may be cancelled."""
+        begun, self._open = self._open, None
+        return begun
 
     async def tick(self, elapsed_ns: int) -> Done:
         """See `Stage`; to be called with nothing begun."""
@@ -110,7 +117,7 @@ class StageThread:
     def forget(self) -> None:
         """What was given to the stage is not ours any more."""
         self._turn += 1
-        self._open, self._entering = None, 0
+        self._open, self._called = None, 0
 
     def close(self) -> None:
         """End without waiting."""
@@ -123,12 +130,12 @@ class StageThread:
     ) -> tuple[list[Done], _Open | None]:
         entered = _Open(batch, self._stage.begin(batch))
         done = [] if before is None else [self._end(before)]
-        if more and not entered.begun.alone:
+        if more and not entered.rest.alone:
             return done, entered
         return [*done, self._end(entered)], None
 
     def _end(self, begun: _Open) -> Done:
-        return self._put(begun.batch, begun.begun.finish())
+        return self._put(begun.batch, begun.rest.finish())
 
     def _tick(self, elapsed_ns: int) -> Done:
         return self._put((), self._stage.tick(elapsed_ns))
@@ -140,3 +147,7 @@ class StageThread:
 
     async def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+def _size(begun: _Open | None) -> int:
+    return 0 if begun is None else len(begun.batch)

@@ -23,7 +23,6 @@ from pipeline.services.kafka_settings import access_of
 from pipeline.services.topics import Role
 from pipeline.settings import Settings
 from pipeline.streaming.case_stage import CaseStage
-from pipeline.streaming.encoder_process import EncoderProcess
 from pipeline.streaming.endpoints import Endpoints, Verdict
 from pipeline.streaming.metrics import Metrics
 from pipeline.streaming.role_runner import RoleRunner
@@ -45,6 +44,7 @@ class Worker:
         settings: All of them.
         fleet: What is known of the plant; empty where there is no fleet file.
         encoder: Model; None where only cases are worked on.
+        encoder_pid: Of the process that it runs in, if it has one of its own.
 
     Attributes:
         runners: One per role.
@@ -53,10 +53,18 @@ class Worker:
         AccessError, InfluxError: for addresses or secrets that cannot be used.
     """
 
-    def __init__(self, settings: Settings, fleet: Fleet, encoder: Encoder | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        fleet: Fleet,
+        encoder: Encoder | None,
+        *,
+        encoder_pid: int | None = None,
+    ) -> None:
         self._settings = settings
         self._fleet = fleet
         self._encoder = encoder
+        self._encoder_pid = encoder_pid
         self._stopping = asyncio.Event()
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         role = settings.worker.role
@@ -71,8 +79,8 @@ class Worker:
         if role == "signals":
             if self._encoder is None:
                 raise ValueError("signals need an encoder")
-            if isinstance(self._encoder, EncoderProcess):
-                metrics.watch_encoder(self._encoder.pid)
+            if self._encoder_pid is not None:
+                metrics.watch_encoder(self._encoder_pid)
             stage = SignalStage(
                 self._settings,
                 self._fleet,
