@@ -8,7 +8,9 @@ import services
 from service_influx import InfluxServer
 from service_kafka import KafkaServer
 from service_kafka_secure import SecureKafka
+from worker_cases import Plant
 
+SESSION_S = 6.0
 SKIPPED: list[str] = []
 NO_GPU: list[str] = []
 
@@ -103,3 +105,29 @@ def board_plant(kafka, influx, tmp_path_factory):
     """Six hours of 60 sensors in a bucket of the shared InfluxDB, for boards and rules."""
     with plants.watched(kafka, influx, tmp_path_factory.mktemp("board_plant")) as plant:
         yield plant
+
+
+@pytest.fixture(scope="module")
+def broker():
+    """A Kafka that the tests of a module stop and start."""
+    with services.started(KafkaServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def store():
+    """An InfluxDB that the tests of a module stop and start."""
+    with services.started(InfluxServer) as server:
+        yield server
+
+
+@pytest.fixture
+def plant(broker, store, tmp_path):
+    """Workers that come and go on these."""
+    broker.start()
+    store.start()
+    made = Plant(broker, store, tmp_path)
+    made.environment["ECHOWATCH_WORKER__SESSION_TIMEOUT_S"] = str(SESSION_S)
+    made.environment["ECHOWATCH_LEARNING__MIN_WINDOWS"] = "16"
+    yield made
+    made.close()

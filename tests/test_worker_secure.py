@@ -3,8 +3,8 @@
 import pytest
 
 from connectors.files.write import write_recordings
+from handover_cases import one_line_of
 from pipeline.simulation import simulate
-from test_worker_handover import one_line_of
 from worker_cases import Plant, wait_for
 
 pytestmark = pytest.mark.long
