@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from echo_model import features, kernels
@@ -21,43 +21,91 @@ def plain(qkv, run, heads):
     return torch.einsum("bhqk,bkhd->bqhd", weights, v).flatten(2).flatten(0, 1)
 
 
+def attended(qkv, run, heads):
+    return attend(qkv, qkv, [run], heads)
+
+
 def tokens(bands, length, heads=3, width=8, seed=0):
     made = torch.Generator().manual_seed(seed)
     return torch.randn(bands * length, 3 * heads * width, generator=made)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.integers(2, 40), st.integers(1, 4), st.integers(0, 99))
-def test_attention_is_that_of_each_band_alone(bands, length, heads, seed):
-    qkv, run = tokens(bands, length, heads, seed=seed), Run(bands, length)
-    assert torch.allclose(attend(qkv, run, heads), plain(qkv, run, heads), atol=1e-5)
+@pytest.fixture(params=[1, 2, 3])
+def _threads(request):
+    """One thread: compiled; two: for short bands; three: torch computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 20), st.integers(2, 40), st.integers(0, 99))
-def test_bf16_attention_is_close(bands, length, seed):
-    qkv, run = tokens(bands, length, seed=seed), Run(bands, length)
-    got = attend(qkv.to(torch.bfloat16), run, 3).to(torch.float32)
+WIDTHS = st.sampled_from([8, 16, 32])
+ANY = [HealthCheck.function_scoped_fixture]
+
+
+@pytest.mark.usefixtures("_threads")
+@settings(max_examples=60, deadline=None, suppress_health_check=ANY)
+@given(st.integers(1, 40), st.integers(2, 40), st.integers(1, 4), WIDTHS, st.integers(0, 99))
+def test_attention_is_that_of_each_band_alone(bands, length, heads, width, seed):
+    qkv, run = tokens(bands, length, heads, width, seed), Run(bands, length)
+    assert torch.allclose(attended(qkv, run, heads), plain(qkv, run, heads), atol=1e-5)
+
+
+@pytest.mark.usefixtures("_threads")
+@settings(max_examples=30, deadline=None, suppress_health_check=ANY)
+@given(st.integers(1, 20), st.integers(2, 40), WIDTHS, st.integers(0, 99))
+def test_bf16_attention_is_close(bands, length, width, seed):
+    qkv, run = tokens(bands, length, width=width, seed=seed), Run(bands, length)
+    qkv[:, : 3 * width] *= width**-0.5
+    got = attended(qkv.to(torch.bfloat16), run, 3).to(torch.float32)
     assert torch.allclose(got, plain(qkv, run, 3), atol=0.1)
 
 
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("width", [8, 32])
 @pytest.mark.parametrize("length", [2, 3, 5, 8])
-def test_neighbours_in_a_group_change_nothing(length):
+def test_neighbours_change_nothing(length, width):
     assert kernels.GROUP_TOKENS // length >= 2
-    qkv, run = tokens(9, length), Run(9, length)
+    qkv, run = tokens(9, length, width=width), Run(9, length)
     other = qkv.clone()
     other[length:] = 50 * torch.randn(8 * length, qkv.shape[1])
-    assert torch.equal(attend(qkv, run, 3)[:length], attend(other, run, 3)[:length])
+    assert torch.equal(attended(qkv, run, 3)[:length], attended(other, run, 3)[:length])
 
 
+@pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize("length", range(2, 9))
 def test_a_band_rounds_the_same_whatever_its_place_and_company(length):
     qkv = tokens(17, length, width=32)
-    whole = attend(qkv, Run(17, length), 3).view(17, length, -1)
+    whole = attended(qkv, Run(17, length), 3).view(17, length, -1)
     for first, bands in ((0, 1), (1, 1), (3, 2), (2, 5), (7, 10)):
         part = qkv[first * length : (first + bands) * length].contiguous()
-        alone = attend(part, Run(bands, length), 3).view(bands, length, -1)
+        alone = attended(part, Run(bands, length), 3).view(bands, length, -1)
         assert torch.equal(alone, whole[first : first + bands])
+
+
+@pytest.mark.parametrize(
+    ("count", "length", "dtype", "compiles"),
+    [
+        (1, 126, torch.float32, True),
+        (1, 24, torch.bfloat16, True),
+        (1, 25, torch.bfloat16, False),
+        (2, 16, torch.float32, True),
+        (2, 17, torch.float32, False),
+        (3, 2, torch.float32, False),
+    ],
+)
+def test_one_compiled_thread_works_where_it_beats_all_of_torch(
+    monkeypatch, count, length, dtype, compiles
+):
+    done = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+    monkeypatch.setattr(kernels.compiled, "attention", lambda *_: done.append("attention"))
+    monkeypatch.setattr(kernels.compiled, "add_norm", lambda x, *_: done.append("norm") or x)
+    qkv = tokens(2, length, width=16).to(dtype)
+    attended(qkv, Run(2, length), 3)
+    norm = kernels.Norm(torch.nn.LayerNorm(48), Placement(CPU, torch.float32, packed=False))
+    norm.add(torch.ones(2, 48), torch.ones(2, 48))
+    assert done == ["attention"] * compiles + ["norm"] * (count < 3)
 
 
 def test_a_group_attends_inside_bands_only():
@@ -69,6 +117,7 @@ def test_a_group_attends_inside_bands_only():
     ]
 
 
+@pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize("packed", [False, kernels.packs_weights(CPU)])
 @torch.inference_mode()
 def test_a_layer_is_that_of_the_network(*, packed):
