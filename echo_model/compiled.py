@@ -1,4 +1,4 @@
-"""What torch has no fast kernel for: attention inside short bands, a sum and its layer norm.
+"""What torch has no fast kernel for: attention inside short bands, a sum and its norm, logarithms.
 
 A band, and a row, is computed by itself in one order, so that company in the batch changes no bit.
 Matrices are contiguous, float32 or bfloat16; arithmetic is float32.
@@ -7,7 +7,9 @@ Matrices are contiguous, float32 or bfloat16; arithmetic is float32.
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from echo_model.lanes import LANES, Array, Kernel, Value, Variable, constant, loop, totals
@@ -48,6 +50,19 @@ def add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: flo
     kernel, row = _add_norm(eps, half=x.dtype == torch.bfloat16), torch.empty(x.shape[1])
     kernel(*(part.data_ptr() for part in (x, residual, weight, bias, row)), *x.shape)
     return x
+
+
+def log_magnitude(
+    parts: NDArray[np.float32], floor: float, mean: float, spread: float
+) -> NDArray[np.float32]:
+    """(ln(|X| + floor) - mean) / spread of pairs (..., 2); NaN where X is not finite."""
+    flat = np.ascontiguousarray(parts).reshape(-1, 2)
+    count = len(flat)
+    if count < LANES:  # other code would round differently
+        flat = np.concatenate([flat, np.zeros((LANES - count, 2), np.float32)])
+    out = np.empty(len(flat), np.float32)
+    _log_magnitude(floor, mean, spread)(flat.ctypes.data, out.ctypes.data, len(flat))
+    return out[:count].reshape(parts.shape[:-1])
 
 
 @lru_cache(maxsize=16)
@@ -177,3 +192,31 @@ def _add_norm(eps: float, *, half: bool) -> Kernel:
                 x.store(start + c, v.times_plus(weight.load(c), bias.load(c)))
 
     return Kernel(build, [half, half, half, half, False], 2)
+
+
+@lru_cache(maxsize=2)
+def _log_magnitude(floor: float, mean: float, spread: float) -> Kernel:
+    def build(parts: Array, out: Array, count: Value) -> None:
+        with loop(count, LANES) as i:
+            start = i.smaller(count - LANES)  # the last ones may be done twice
+            real, imaginary = parts.pairs(start * 2)
+            x = real.times_plus(real, imaginary * imaginary).root() + floor
+            out.store(start, (_log(x) - mean) * (1.0 / spread))
+
+    return Kernel(build, [False, False], 1)
+
+
+def _log(x: Value) -> Value:
+    """Natural logarithm of lanes > 0 (Cephes `logf`), within 1.2e-7 of itself or of 1."""
+    power, rest = x.power_and_rest()
+    rest = rest - 1.0
+    found = x.like(7.0376836292e-2)
+    for coefficient in (
+        -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
+        2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
+    ):  # fmt: skip
+        found = found.times_plus(rest, coefficient)
+    square = rest * rest
+    found = power.times_plus(-2.12194440e-4, found * rest * square)  # ln 2 in two parts
+    found = power.times_plus(0.693359375, square.times_plus(-0.5, found) + rest)
+    return found + (x - x)  # infinity and NaN end as NaN

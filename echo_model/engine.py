@@ -371,7 +371,7 @@ def _collect(done: Sequence[_Origin], host: NDArray[np.float32], count: int) -> 
         for window, rows in zip(origin.windows, block, strict=True):
             part = rows * np.float32(origin.share)
             found[window] = found[window] + part if window in found else part
-    bad = [i for i in range(count) if not np.isfinite(found[i]).all()]
-    if bad:
-        raise ValueError(too_large(bad[0]))
+    if not np.isfinite(host).all():
+        bad = next(i for i in range(count) if not np.isfinite(found[i]).all())
+        raise ValueError(too_large(bad))
     return [found[i] for i in range(count)]

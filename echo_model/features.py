@@ -14,8 +14,10 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name for it)
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+from echo_model import compiled
 
 LastBand = Literal["pad", "drop", "overlap"]
 Bins = tuple[tuple[int, int], ...]
@@ -126,23 +128,12 @@ def log_frames(centred: Tensor, sample_rate_hz: float) -> Tensor:
     frames = centred.unfold(-1, n_fft, hop) * hann(n_fft, str(centred.device))  # (..., T, n_fft)
     parts = torch.view_as_real(torch.fft.rfft(frames))  # (..., T, F, 2)
     if parts.device.type == "cpu":
-        return torch.from_numpy(_log_magnitude(parts.numpy()))
+        # In one pass; torch takes 8 x, NumPy with AVX-512 2.5 x as long.
+        logs = compiled.log_magnitude(parts.numpy(), LOG_FLOOR, LOG_MEAN, LOG_SPREAD)
+        return torch.from_numpy(logs)
     # Within one rounding step of torch's complex abs, which takes 4-9 x as long.
     magnitude = torch.addcmul(parts[..., 0].square(), parts[..., 1], parts[..., 1]).sqrt_()
     return magnitude.add_(LOG_FLOOR).log_().sub_(LOG_MEAN).div_(LOG_SPREAD)
-
-
-def _log_magnitude(parts: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same on a CPU: NumPy's float32 logarithm takes a third of torch's time (AVX-512)."""
-    with np.errstate(over="ignore", invalid="ignore"):  # infinity, as torch gives it
-        out = np.square(parts[..., 0])
-        out += np.square(parts[..., 1])
-        np.sqrt(out, out=out)
-        out += np.float32(LOG_FLOOR)
-        np.log(out, out=out)
-        out -= np.float32(LOG_MEAN)
-        out /= np.float32(LOG_SPREAD)
-    return out
 
 
 def band_bins(n_bins: int, width: int, last_band: LastBand = "pad") -> Bins:

@@ -17,6 +17,8 @@ from typing import Any, Self
 from llvmlite import binding, ir
 
 LANES = 16
+# sqrt(1/2) as float32.
+ROOT_HALF_BITS = 0x3F3504F3
 _F32, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _LANES = ir.VectorType(_F32, LANES)
 _WHOLE = ir.VectorType(_I32, LANES)
@@ -71,8 +73,8 @@ class Value:
         )
 
     def times_plus(self, factor: "Value | float", summand: "Value | float") -> "Value":
-        """A product and a sum, rounded once."""
-        return self._named("fma", factor, summand)
+        """A product and a sum, rounded once where the processor can (40 x slower to insist)."""
+        return self._named("fmuladd", factor, summand)
 
     def floor(self) -> "Value":
         """Whole numbers below."""
@@ -90,6 +92,13 @@ class Value:
         """2 to the power of whole lanes -126..127, by writing the exponent's bits."""
         exponent = self.builder.add(self.builder.fptosi(self.raw, _WHOLE), _whole(127))
         return self._with(self.builder.bitcast(self.builder.shl(exponent, _whole(23)), _LANES))
+
+    def power_and_rest(self) -> tuple["Value", "Value"]:
+        """Of x > 0 the e and the r, 0.7071..1.4142, with x = 2^e r."""
+        build, bits = self.builder, self.builder.bitcast(self.raw, _WHOLE)
+        power = build.ashr(build.sub(bits, _whole(ROOT_HALF_BITS)), _whole(23))
+        rest = build.bitcast(build.sub(bits, build.shl(power, _whole(23))), _LANES)
+        return self._with(build.sitofp(power, _LANES)), self._with(rest)
 
     def lanes(self) -> "Value":
         """A whole number in all lanes."""
@@ -156,6 +165,15 @@ class Array:
         return Value(
             self.builder,
             _picked(self.builder, (x := self._load(place, one)), x, [0] * LANES),
+        )
+
+    def pairs(self, place: Value) -> tuple[Value, Value]:
+        """Firsts and seconds of 16 pairs from a place on."""
+        x, y = self.load(place), self.load(place + LANES)
+        even, odd = range(0, 2 * LANES, 2), range(1, 2 * LANES, 2)
+        first = _picked(self.builder, x.raw, y.raw, even)
+        return Value(self.builder, first), Value(
+            self.builder, _picked(self.builder, x.raw, y.raw, odd)
         )
 
     def store(self, place: Value, value: Value) -> None:

@@ -1,5 +1,6 @@
 """Compiled attention and norms give exact arithmetic's result, the same bits in any company."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -42,6 +43,27 @@ def test_exponentials_are_within_two_roundings():
     Kernel(build, [False, False], 1)(x.data_ptr(), found.data_ptr(), len(x))
     want = x.clamp(min=-87.0).double().exp()
     assert ((found - want) / want).abs().max() < 1.3e-7
+
+
+@pytest.mark.parametrize("count", [2, 15, 16, 17, 31, 32, 784 * 201])
+def test_log_magnitudes_are_exact_in_any_number(count):
+    rng = np.random.default_rng(count)
+    parts = rng.standard_normal((count, 2)) * 10.0 ** rng.uniform(-20, 18, (count, 1))
+    parts = parts.astype(np.float32)
+    parts[0], parts[-1] = 0.0, (1.0, 0.0)
+    got = compiled.log_magnitude(parts, 1e-9, -5.0, 10.0)
+    wide = parts.astype(np.float64)
+    want = (np.log(np.hypot(wide[:, 0], wide[:, 1]) + np.float32(1e-9)) + 5.0) / 10.0
+    assert np.abs(got - want).max() < 6e-7
+    assert np.array_equal(compiled.log_magnitude(parts[:1], 1e-9, -5.0, 10.0), got[:1])
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan, 1e30])
+def test_only_the_magnitude_that_is_not_finite_becomes_nan(bad):
+    parts = np.ones((40, 2), np.float32)
+    parts[17, 1] = bad
+    got = compiled.log_magnitude(parts, 1e-9, -5.0, 10.0)
+    assert np.flatnonzero(~np.isfinite(got)).tolist() == [17]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,28 @@ def test_totals_stand_in_the_order_of_their_summands():
     assert computed(build, x.ravel(), numbers=[0])[:4].tolist() == x.sum(1).tolist()
 
 
+def test_pairs_come_apart():
+    def build(a, out, zero):
+        first, second = a.pairs(zero)
+        out.store(zero, first * 100.0 + second)
+
+    x = np.stack([np.arange(16), np.arange(16) + 20], 1).astype(np.float32)
+    assert computed(build, x, numbers=[0]).tolist() == (x @ [100, 1]).tolist()
+
+
+def test_power_and_rest_multiply_to_the_number():
+    def build(a, out, zero):
+        power, rest = a.load(zero).power_and_rest()
+        out.store(zero, power)
+        out.store(zero + LANES, rest)
+
+    x = np.geomspace(1e-37, 3e38, 16).astype(np.float32)
+    power, rest = computed(build, x, out=2 * LANES, numbers=[0]).reshape(2, LANES)
+    assert np.array_equal(np.ldexp(rest, power.astype(int)), x)
+    assert (rest >= 0.7071067).all()
+    assert (rest < 1.4142136).all()
+
+
 def test_a_total_is_in_all_lanes():
     def build(a, out, zero):
         out.store(zero, a.load(zero).total())
