@@ -58,9 +58,8 @@ class EncoderProcess:
         self._pipe, theirs = Pipe()
         fd = theirs.fileno()
         # It shall find the modules where we have found them.
-        program = (
-            f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({fd})"
-        )
+        look = f"import sys; sys.path[:] = {sys.path!r}"
+        program = f"{DEAF}; {look}; from {__name__} import serve; serve({fd})"
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  (ourselves)
                 [sys.executable, "-c", program], stdin=subprocess.DEVNULL, pass_fds=(fd,)
