@@ -86,6 +86,37 @@ def test_a_worker_that_never_gets_its_state_back_ends_with_the_reason(plant, tmp
     assert "s for partitions and their state" in line
 
 
+# Kafka goes away just as the app makes sure of its changelog.
+REFUSED = """
+import sys
+from aiokafka.errors import NodeNotReadyError
+from faust.transport.drivers import aiokafka as driver
+
+given = driver.Transport._create_topic
+async def create(self, *arguments, **named):
+    if not hasattr(driver, "refused"):
+        driver.refused = True
+        raise NodeNotReadyError("Attempt to send a request to node which is not ready")
+    await given(self, *arguments, **named)
+driver.Transport._create_topic = create
+from pipeline.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_worker_that_kafka_leaves_at_the_start_begins_anew(plant, tmp_path):
+    script = tmp_path / "refused.py"
+    script.write_text(REFUSED, encoding="utf-8")
+    stream = Stream(plant)
+    worker = plant.start(script=script)
+    stream.send(20)
+    wait_for(worker.ready, "the worker at work")
+    assert "Kafka went away as we came" in worker.text
+    assert "Traceback" not in worker.text
+    stream.assert_arrived()
+    assert worker.end() == 0
+
+
 # Waits before it asks Kafka where the changelog ends, so that a test can take Kafka away.
 ASKING = """
 import asyncio, sys

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from aiokafka.errors import KafkaError
+
 from connectors.influx import Stats
 from connectors.kafka_access import Access
 from pipeline.careful import EncoderGoneError
@@ -158,7 +160,7 @@ class RoleRunner:
         processing = asyncio.ensure_future(app.delivery.run())
         finished = False
         try:
-            if await _started(app, stopping):
+            if await self._started(app, stopping):
                 log.info("%s: reading %s", self.role, ", ".join(topics))
                 await self._watch(app, processing, topics, stopping)
         finally:
@@ -174,6 +176,28 @@ class RoleRunner:
         if not app.left and not stopping.is_set():
             # It would keep its share of the group beside the next one, and work on nothing.
             raise WorkerFailure(f"{self.role}: could not leave the group to read other topics")
+
+    async def _started(self, app: FaustRole, stopping: asyncio.Event) -> bool:
+        """Start an app, which joins the group and recovers; False where we shall end before that.
+
+        False, too, where Kafka goes away meanwhile: with it back, another app begins anew.
+        """
+        starting, told = asyncio.ensure_future(app.start()), asyncio.ensure_future(stopping.wait())
+        try:
+            await asyncio.wait({starting, told}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                await starting
+            return starting.done()
+        except (KafkaError, OSError) as error:
+            if isinstance(error, KafkaError) and not error.retriable:
+                raise
+            log.warning("%s: Kafka went away as we came: %r", self.role, error)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), 1.0)
+            return False
+        finally:
+            told.cancel()
+            starting.cancel()
 
     def _make_app(self, topics: Mapping[str, int]) -> FaustRole:
         settings, worker = self._settings, self._settings.worker
@@ -330,19 +354,6 @@ class RoleRunner:
             "checkpoint_age_s": round(self._checkpoint_age_s(), 1),
         }
         return Verdict(ok=not reasons, reasons=tuple(reasons), facts={self.role: facts})
-
-
-async def _started(app: FaustRole, stopping: asyncio.Event) -> bool:
-    """Start an app, which joins the group and recovers; False where we shall end before that."""
-    starting, told = asyncio.ensure_future(app.start()), asyncio.ensure_future(stopping.wait())
-    try:
-        await asyncio.wait({starting, told}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            await starting
-        return starting.done()
-    finally:
-        told.cancel()
-        starting.cancel()
 
 
 def _cost(batch_samples: int) -> Callable[[Received], float]:
