@@ -56,7 +56,7 @@ class CarefulEncoder:
         """(N,) windows in, (K, D) each out, None for one that fails alone, too.
 
         Raises:
-            EncoderGoneError: where the encoder is.
+            EncoderGoneError: where there is no encoder any more.
             Exception: what the encoder raised, where no window of several gets through, or three
                 calls of one in a row fail; RuntimeError where it gave numbers that are not finite.
         """

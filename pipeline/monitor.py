@@ -142,10 +142,11 @@ class Monitor:
         wanted = batch.to_embed
         if not wanted:
             return []
+        rates = [ready.window.sample_rate_hz for ready in wanted]
+        for rate in set(rates):
+            self._band_edges(rate)  # asked in `judge`, it would wait for the next batch's embedding
         return self._encoder.embed(
-            [ready.window.samples for ready in wanted],
-            [ready.window.sample_rate_hz for ready in wanted],
-            [ready.gain for ready in wanted],
+            [ready.window.samples for ready in wanted], rates, [ready.gain for ready in wanted]
         )
 
     def judge(self, batch: Measured, embedded: Sequence[Embedding | None]) -> Processed:
@@ -249,11 +250,13 @@ class Monitor:
         return self._watches[self._groups[sensor_id]]
 
     def _band_edges(self, sample_rate_hz: float) -> BandEdges:
-        if sample_rate_hz not in self._edges:
+        found = self._edges.get(sample_rate_hz)
+        if found is None:
+            found = self._encoder.band_edges_hz(sample_rate_hz)
             if len(self._edges) >= RATES_CACHED:  # a gateway may send the rate that it measures
-                self._edges.clear()
-            self._edges[sample_rate_hz] = self._encoder.band_edges_hz(sample_rate_hz)
-        return self._edges[sample_rate_hz]
+                self._edges = {}
+            self._edges[sample_rate_hz] = found
+        return found
 
     def _silences(self, watch: SilenceWatch, but: str = WALL) -> list[WindowResult]:
         """Results of the sensors that the time of their group has left behind, but one."""

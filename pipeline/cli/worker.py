@@ -75,6 +75,7 @@ def _work(settings: "Settings", plant: "Fleet", encoder: "EncoderProcess | None"
     Raises:
         RunError: where the worker cannot go on.
     """
+    from pipeline.careful import EncoderGoneError
     from pipeline.streaming.endpoints import EndpointError
     from pipeline.streaming.role_runner import WorkerFailure
     from pipeline.streaming.worker import Worker
@@ -84,7 +85,7 @@ def _work(settings: "Settings", plant: "Fleet", encoder: "EncoderProcess | None"
             encoder.wait_ready()
         pid = None if encoder is None else encoder.pid
         asyncio.run(Worker(settings, plant, encoder, encoder_pid=pid).run())
-    except (WorkerFailure, EndpointError) as error:
+    except (WorkerFailure, EndpointError, EncoderGoneError) as error:
         from pipeline.commands import RunError
 
         _leave_the_stuck(error)

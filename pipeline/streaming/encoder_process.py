@@ -14,7 +14,7 @@ import logging
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -25,7 +25,7 @@ from rich.console import Console
 
 from pipeline.careful import EncoderGoneError
 from pipeline.messages import BandEdges, Samples
-from pipeline.monitor import RATES_CACHED, Embedding, Encoder
+from pipeline.monitor import Embedding, Encoder
 from pipeline.settings import Settings, load
 from pipeline.streaming import quiet_logs
 
@@ -66,7 +66,6 @@ class EncoderProcess:
             )
         self.pid = self._process.pid
         self._lock = Lock()
-        self._edges: dict[float, BandEdges] = {}
         level = logging.getLogger().getEffectiveLevel()
         self._pipe.send((level, {name: getattr(settings, name) for name in OF_ENCODER}))
 
@@ -91,25 +90,13 @@ class EncoderProcess:
             ValueError, RuntimeError: what the encoder raised, in its words.
             EncoderGoneError: where the child has ended.
         """
-        unknown = set(sample_rates_hz) - self._edges.keys()
-        found: list[Embedding | None]
-        found, edges = self._ask("embed", samples, sample_rates_hz, gains, unknown)
-        self._learn(edges)
+        found: list[Embedding | None] = self._ask("embed", samples, sample_rates_hz, gains)
         return found
 
     def band_edges_hz(self, sample_rate_hz: float) -> BandEdges:
-        """See `pipeline.monitor.Encoder`; waits for no embedding where the rate was embedded."""
-        known = self._edges.get(sample_rate_hz)
-        if known is not None:
-            return known
+        """See `pipeline.monitor.Encoder`."""
         edges: BandEdges = self._ask("band_edges_hz", sample_rate_hz)
-        self._learn({sample_rate_hz: edges})
         return edges
-
-    def _learn(self, edges: Mapping[float, BandEdges]) -> None:
-        if len(self._edges) + len(edges) > RATES_CACHED:
-            self._edges = {}
-        self._edges = {**self._edges, **edges}
 
     def close(self) -> None:
         """End the child, which has nothing that is worth waiting for."""
@@ -151,20 +138,11 @@ def serve(fd: int) -> None:
         while engine is not None:
             what, arguments = pipe.recv()
             try:
-                found = _answered(engine, what, arguments)
+                found = getattr(engine, what)(*arguments)
             except Exception as error:  # noqa: BLE001  (whatever a model raises; the parent raises it)
                 pipe.send((None, _plain(error)))
             else:
                 pipe.send((found, None))
-
-
-def _answered(engine: Encoder, what: str, arguments: tuple[Any, ...]) -> Any:
-    if what == "band_edges_hz":
-        return engine.band_edges_hz(*arguments)
-    samples, rates, gains, unknown = arguments
-    return engine.embed(samples, rates, gains), {
-        rate: engine.band_edges_hz(rate) for rate in unknown
-    }
 
 
 def _load(pipe: Connection, named: dict[str, Any]) -> Encoder | None:

@@ -172,7 +172,7 @@ class RoleRunner:
                 log.warning("%s: ended before all results were confirmed; they will be done again "
                             "by the next worker", self.role)  # fmt: skip
         if (lost := app.delivery.lost) is not None:
-            raise WorkerFailure(f"{self.role}: {lost!r}") from lost
+            raise self._failure(lost) from lost
         if not app.left and not stopping.is_set():
             # It would keep its share of the group beside the next one, and work on nothing.
             raise WorkerFailure(f"{self.role}: could not leave the group to read other topics")
@@ -289,10 +289,7 @@ class RoleRunner:
         if processing.done():
             # Cancelled by nobody: a role that ends without a word would leave half a worker.
             error = asyncio.CancelledError() if processing.cancelled() else processing.exception()
-            if isinstance(error, StateError | EncoderGoneError):
-                raise WorkerFailure(f"{self.role}: {error}") from error
-            log.error("%s: this must not happen", self.role, exc_info=error)
-            raise WorkerFailure(f"{self.role}: {error!r}") from error
+            raise self._failure(error) from error
         if app.failure is not None:
             raise WorkerFailure(f"{self.role}: Kafka client: {app.failure!r}") from app.failure
         name = self._settings.worker.instance_id
@@ -303,6 +300,13 @@ class RoleRunner:
                 f"{self.role}: another worker has the instance id {name!r} as well: they take the "
                 "partitions from each other; give each worker its own"
             )
+
+    def _failure(self, error: BaseException | None) -> WorkerFailure:
+        """What tells of an error of the stage."""
+        if isinstance(error, StateError | EncoderGoneError):
+            return WorkerFailure(f"{self.role}: {error}")
+        log.error("%s: this must not happen", self.role, exc_info=error)
+        return WorkerFailure(f"{self.role}: {error!r}")
 
     async def _changed(self, topics: Mapping[str, int]) -> bool:
         found = await self._watch_topics.look()
